@@ -1,0 +1,56 @@
+"""The small language that rules and coefficients are written in, as plain torch and plain Python.
+
+A rule may use ``+ - * / **``, comparisons inside `where`, ``is None`` for state it does not keep, and the
+functions below. Here they take tensors or Python numbers; the compiled executors bring their own versions
+of the same names (`executors.numba_dialect`, `executors.triton_dialect`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def sqrt(x: Any) -> Any:
+    """Square root; nan for negative numbers, as the processor does."""
+    if isinstance(x, Tensor):
+        return x.sqrt()
+    return math.sqrt(x) if x >= 0 else math.nan
+
+
+def absolute(x: Any) -> Any:
+    """Absolute value."""
+    return abs(x)
+
+
+def sign(x: Any) -> Any:
+    """-1, 0 or 1; 0 for nan, as `torch.sign`."""
+    if isinstance(x, Tensor):
+        return x.sign()
+    return (x > 0) - (x < 0)
+
+
+def maximum(x: Any, y: Any) -> Any:
+    """The larger one; nan if either is nan."""
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        return torch.maximum(x, y)
+    if isinstance(x, Tensor):
+        return x.clamp(min=y)
+    if isinstance(y, Tensor):
+        return y.clamp(min=x)
+    return x if x >= y or x != x else y
+
+
+def minimum(x: Any, y: Any) -> Any:
+    """The smaller one; nan if either is nan."""
+    return -maximum(-x, -y)
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """`x` where the condition holds, else `y`; a condition over coefficients alone chooses once for all."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition, x, y)
+    return x if condition else y

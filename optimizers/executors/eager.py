@@ -1,0 +1,68 @@
+"""The readable reference: runs a rule as plain torch, on any device, dtype and layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..algorithm import Algorithm
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def coefficients(
+    algorithm: Algorithm, group: Mapping[str, Any], scalars: list[Tensor], direction: float, first: bool, traced: bool
+) -> list[Any]:
+    """Advances the scalar state in place and returns this step's coefficients.
+
+    `traced`: the scalars stay tensors, so that a graph can capture and autograd can follow what is made of them.
+    """
+    hyper = algorithm.hyper_values(group)
+    if traced:
+        values: dict[str, Any] = {name: s.clone() for name, s in zip(algorithm.scalars, scalars, strict=True)}
+        stored: Callable = lambda x: x  # noqa: E731
+    else:
+        values = {name: s.item() for name, s in zip(algorithm.scalars, scalars, strict=True)}
+        hyper = [x.item() if isinstance(x, Tensor) else x for x in hyper]
+        single = bool(scalars) and scalars[0].dtype == torch.float32
+        stored = (lambda x: float(np.float32(x))) if single else float
+    values |= dict(zip(algorithm.hyper, hyper, strict=True))
+    values |= {"direction": direction, "first": float(first), "stored": stored}
+    answer = algorithm.coefficients(**{name: values[name] for name in algorithm.inputs})
+    for scalar, new in zip(scalars, answer, strict=False):
+        scalar.copy_(new) if isinstance(new, Tensor) else scalar.fill_(new)
+    return list(answer[len(scalars) :])
+
+
+def step(
+    algorithm: Algorithm, p: Tensor, g: Tensor, slots: list[Tensor | None], coefs: list[Any], track: bool
+) -> None:
+    """Steps one parameter in place. `track`: autograd follows, and so nothing it saved may be overwritten."""
+    if g.is_sparse:
+        return _step_sparse(algorithm, p, g, slots, coefs, track)
+    if p.is_complex():
+        p, g = torch.view_as_real(p), torch.view_as_real(g)
+        slots = [s if s is None else torch.view_as_real(s) for s in slots]
+    work = torch.float32 if p.dtype in _HALF else p.dtype
+    inputs = [x if x is None else x.to(work) for x in (p, g, *slots)]
+    if track:
+        inputs = [x if x is None else x.clone() for x in inputs]
+    for target, new in zip([p, *slots], algorithm.rule(*inputs, *coefs), strict=True):
+        if target is not None:
+            target.copy_(new)
+    return None
+
+
+def _step_sparse(algorithm: Algorithm, p: Tensor, g: Tensor, slots, coefs, track: bool) -> None:
+    """Gathers the rows that have a gradient, steps them, scatters them back."""
+    g = g.coalesce()
+    at = tuple(g.indices())
+    rows = [x if x is None else x[at] for x in (p, *slots)]
+    step(algorithm, rows[0], g.values(), rows[1:], coefs, track)
+    for target, new in zip([p, *slots], rows, strict=True):
+        if target is not None:
+            target[at] = new

@@ -1,0 +1,150 @@
+"""Turns an algorithm into source text for a compiler, and that text into a module on disk that caches.
+
+The compilers read real files, and Numba keeps its machine code beside them; the name of a file is the hash of all
+that went into it, so a changed rule, dialect or compiler never meets an old binary.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import inspect
+import os
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+from types import ModuleType
+
+from ..algorithm import Algorithm
+
+#: words of a table row before the addresses of its scalars: numel, group, coefficients, first, active
+ROW_HEAD = 5
+NUMEL, GROUP, COEFFICIENTS, FIRST, ACTIVE = range(ROW_HEAD)
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """A folder of this user's for generated sources; a private temporary one where the usual place is read-only."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    folder = Path(base) / "torch-optimizer-kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="torch-optimizer-kernels-"))
+
+
+def load(text: str, name: str, *ingredients: str) -> ModuleType:
+    """The module with this source; `ingredients` are what else decides the machine code (dialect, versions)."""
+    digest = hashlib.sha256("\0".join([text, sys.version, *ingredients]).encode()).hexdigest()[:20]
+    key = f"optimizers_generated_{name}_{digest}"
+    if key in sys.modules:
+        return sys.modules[key]
+    path = cache_folder() / f"{key}.py"
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as draft:
+            draft.write(text)
+        os.replace(draft.name, path)
+    spec = importlib.util.spec_from_file_location(key, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module  # before it runs: its functions are found again by this name when loaded from cache
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[key]
+        raise
+    return module
+
+
+def definition(function) -> str:
+    """The source of a function, under the name it has in generated code: ``rule`` or ``coefficients``."""
+    return textwrap.dedent(inspect.getsource(function))
+
+
+def numba_block(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, state_dtype: str) -> str:
+    """Source of ``block(row, coefs, start, stop)``: the rule over a range of elements of one row of the table."""
+    first = ROW_HEAD + len(algorithm.scalars)
+    slots = list(algorithm.slots)
+    live = ["p", "g", *[name for name, there in zip(slots, present, strict=True) if there]]
+    kinds = {name: dtype if name in ("p", "g") else state_dtype for name in live}
+    size = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+    # addresses move to the first element, so that the loop counts from 0 and vectorises
+    lines = [f"{n}_at = word(row, {first + i}) + {size[kinds[n]]} * start" for i, n in enumerate(live)]
+    real = "float64" if dtype == "float64" else "float32"
+    lines += [f"{name}_c = {real}(get_float64(coefs, {i}))" for i, name in enumerate(algorithm.outputs)]
+    lines += ["for i in range(stop - start):"]
+    arguments = [f"load_{kinds[n]}(get_{_cell(kinds[n])}({n}_at, i))" if n in live else "None" for n in ["p", "g", *slots]]
+    results = ", ".join(f"{name}_new" for name in ["p", *slots])
+    lines += [f"    {results}, = rule({', '.join(arguments + [f'{name}_c' for name in algorithm.outputs])})"]
+    lines += [f"    set_{_cell(kinds[n])}({n}_at, i, store_{kinds[n]}({n}_new))" for n in live if n != "g"]
+    return "\n".join(
+        [
+            "from numba import cfunc, float32, float64, njit",
+            "from optimizers.executors.numba_dialect import *",
+            "from optimizers.executors.numba_dialect import OPTIONS",
+            "from optimizers.executors.raw import *",
+            "",
+            "@njit(**OPTIONS)",
+            definition(algorithm.rule),
+            "@cfunc('void(intp, intp, intp, intp)', cache=True, **OPTIONS)",
+            "def block(row, coefs, start, stop):",
+            textwrap.indent("\n".join(lines), "    "),
+            "",
+        ]
+    )
+
+
+def numba_prologue(algorithm: Algorithm, scalar_dtype: str) -> str:
+    """Source of ``prologue(...)``: advances the scalar state of every active row and fills its coefficients."""
+    scalars = list(algorithm.scalars)
+    width, rows = len(algorithm.outputs), len(scalars)
+    values = {"direction": f"get_float64(h, {len(algorithm.hyper)})", "first": "first", "stored": f"stored_{scalar_dtype}"}
+    values |= {name: f"get_float64(h, {i})" for i, name in enumerate(algorithm.hyper)} | {s: s for s in scalars}
+    same = " and ".join(["r > 0", "g == last_g", "first == last_first", *[f"{s} == last_{s}" for s in scalars]])
+    body = [
+        "coef = coefs",
+        "last_g = last_first = -1",
+        *[f"last_{s} = new_{s} = 0.0" for s in scalars],
+        "for r in range(n):",
+        "    row = rows + word(active, r) * row_bytes",
+        f"    g = word(row, {GROUP})",
+        f"    first = word(row, {FIRST})",
+        *[f"    {s} = float64(get_{scalar_dtype}(word(row, {ROW_HEAD + i}), 0))" for i, s in enumerate(scalars)],
+        f"    if not ({same}):",
+        f"        coef = coefs + r * {8 * width}",
+        "        h = hyper + g * hyper_bytes",
+        f"        answer = coefficients({', '.join(values[name] for name in algorithm.inputs)})",
+        *[f"        new_{s} = float64(answer[{i}])" for i, s in enumerate(scalars)],
+        *[f"        set_float64(coef, {i}, float64(answer[{rows + i}]))" for i in range(width)],
+        "        last_g = g",
+        "        last_first = first",
+        *[f"        last_{s} = {s}" for s in scalars],
+        *[f"    set_{scalar_dtype}(word(row, {ROW_HEAD + i}), 0, {scalar_dtype}(new_{s}))" for i, s in enumerate(scalars)],
+        f"    set_word(row, {COEFFICIENTS}, coef)",
+        f"    set_word(row, {FIRST}, 0)",
+    ]
+    return "\n".join(
+        [
+            "from numba import cfunc, float32, float64, njit",
+            "from optimizers.executors.numba_dialect import *",
+            f"from optimizers.executors.numba_dialect import stored_{scalar_dtype}",
+            "from optimizers.executors.raw import *",
+            "",
+            "@njit(error_model='numpy')",
+            definition(algorithm.coefficients),
+            "@cfunc('void(intp, intp, intp, intp, intp, intp, intp)', cache=True, error_model='numpy')",
+            "def prologue(rows, row_bytes, active, n, coefs, hyper, hyper_bytes):",
+            textwrap.indent("\n".join(body), "    "),
+            "",
+        ]
+    )
+
+
+def _cell(kind: str) -> str:
+    """The type of memory that holds one element: sixteen-bit floats are handled as bits."""
+    return kind if kind in ("float32", "float64") else "uint16"
+

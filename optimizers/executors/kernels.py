@@ -1,0 +1,69 @@
+"""The one place that knows which compiled executors there are, and says so once when one is missing."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..algorithm import Algorithm
+from .watch import Watch
+
+#: what a kernel's parameters and gradients may be; half types are stepped in float32
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_HALF = (torch.bfloat16, torch.float16)
+_EXECUTORS = {"cpu": ("numba", "cpu"), "cuda": ("triton", "cuda")}
+
+
+@functools.cache
+def _executor(device_type: str) -> Any:
+    """The module of an executor, or the reason why there is none."""
+    package, module = _EXECUTORS[device_type]
+    try:
+        importlib.import_module(package)
+        return importlib.import_module(f".{module}", __package__)
+    except Exception as error:  # a broken installation must cost speed, not the training
+        reason = f"{package} is not installed" if isinstance(error, ModuleNotFoundError) else f"{package}: {error}"
+        warnings.warn(f"{reason}: parameters on {device_type} are stepped without a kernel, slower", stacklevel=2)
+        return reason
+
+
+def unsupported(algorithm: Algorithm, p: Tensor) -> str:
+    """Why there is no kernel for a parameter of this device and dtype, or an empty string."""
+    if p.device.type not in _EXECUTORS:
+        return f"there are kernels for cpu and cuda, not for {p.device.type}"
+    if p.dtype not in DTYPES:
+        return f"there is no kernel for {p.dtype}"
+    module = _executor(p.device.type)
+    return module if isinstance(module, str) else ""
+
+
+def state_dtype_fits(dtype: torch.dtype, state: torch.dtype) -> bool:
+    """Whether kernels for this parameter dtype take this state dtype: the same, or float32 beside half."""
+    return state == dtype or (dtype in _HALF and state == torch.float32)
+
+
+def job(device: torch.device, algorithm: Algorithm, present, dtype, state_dtype, scalar_dtype, rows, hyper):
+    """The compiled step over a table of rows on one device."""
+    module = _executor(device.type)
+    return module.Job(algorithm, present, dtype, state_dtype, scalar_dtype, rows, hyper, device)
+
+
+@functools.cache
+def _native():
+    """The compiled checks, where they were proven to see what Python sees."""
+    try:
+        from . import native
+    except Exception:
+        return None
+    return native if native.works else None
+
+
+def watch(state, lists, dormant) -> Watch:
+    """What notices that a plan no longer fits: compiled if possible."""
+    native = _native()
+    return (native.Watch if native else Watch)(state, lists, dormant)

@@ -1,0 +1,212 @@
+"""Which executor steps which parameter, the tables the kernels read, and whether both still hold.
+
+A plan is made when the optimizer first steps and again whenever something it was made of has changed. Addresses of
+parameters and state are checked in every step, those of gradients are read afresh.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import eager, kernels
+from .generate import ACTIVE, FIRST, GROUP, NUMEL, ROW_HEAD
+from .tensors import overlapping, refusal
+
+if TYPE_CHECKING:
+    from ..optimizer import Optimizer
+
+#: options that decide how a group is stepped, beside those that decide which states it has
+MODES = ("foreach", "fused", "capturable", "differentiable")
+
+
+@dataclass
+class Row:
+    """One parameter of one group, and what decides its executor."""
+
+    p: Tensor
+    group: int
+    reason: str  # why no kernel steps it; empty if one does
+    slots: list[Tensor | None] = field(default_factory=list)
+    scalars: list[Tensor] = field(default_factory=list)
+    first: bool = False
+
+    @property
+    def written(self) -> list[Tensor]:
+        """The tensors that a step changes."""
+        return [self.p, *(s for s in self.slots if s is not None), *self.scalars]
+
+
+class Plan:
+    """How to step the parameters of one optimizer as they are now."""
+
+    def __init__(self, optimizer: Optimizer):
+        self.algorithm = optimizer.algorithm
+        self.groups = optimizer.param_groups
+        self.state = optimizer.state
+        self.lists = [group["params"] for group in self.groups]
+        slot_options = [slot.when for slot in self.algorithm.slots.values() if slot.when]
+        wanted = ["maximize", *slot_options, *MODES, *self._group_keys()]
+        self.getters = [itemgetter(*[key for key in wanted if key in group]) for group in self.groups]
+        self.present = [self.algorithm.present(group) for group in self.groups]
+        self.rows, self.dormant = self._rows(optimizer)
+        self.values: list[tuple] = [()] * len(self.groups)
+        self.frozen = [self._frozen(group) for group in self.groups]
+        self.hyper = np.zeros((max(len(self.groups), 1), len(self.algorithm.hyper) + 1))
+        self.scale = 1.0
+        self._fill_hyper(1.0)
+        self.rest = [row for row in self.rows if row.reason]
+        self.jobs = [self._job(key, rows) for key, rows in self._buckets().items()]
+        self.watch = kernels.watch(self.state, self.lists, self.dormant)
+        for job, rows in self.jobs:
+            self.watch.add(job.rows, ROW_HEAD + len(self.algorithm.scalars), [row.written for row in rows])
+
+    def _group_keys(self) -> list[str]:
+        from ..algorithm import ITEMS
+
+        return list(dict.fromkeys(ITEMS[name][0] if name in ITEMS else name for name in self.algorithm.hyper))
+
+    def _frozen(self, group: dict[str, Any]) -> tuple:
+        """What a plan cannot be adapted to: the options that decide states and executors."""
+        return (self.algorithm.present(group), *[group.get(mode) for mode in MODES])
+
+    def _rows(self, optimizer: Optimizer) -> tuple[list[Row], list[Tensor]]:
+        """A row for every parameter that has a gradient or state, and the parameters that have neither yet."""
+        rows, dormant = [], []
+        for index, group in enumerate(self.groups):
+            mode = optimizer.mode_reason(group)
+            for p in group["params"]:
+                fresh = optimizer.lacks_state(p, group)
+                if p.grad is None and fresh:
+                    dormant.append(p)
+                    continue
+                if p.grad is not None:
+                    optimizer.check_gradient(p, group)
+                first = fresh and optimizer.initialize(p, group)
+                slots, scalars = optimizer.states(p, group)
+                row = Row(p, index, "", slots, scalars, first)
+                row.reason = mode or self.refuse(row)
+                rows.append(row)
+        tensors = [(i, row.written) for i, row in enumerate(rows) if not row.reason]
+        for i in overlapping(tensors):
+            rows[i].reason = "shares memory with another parameter or state"
+        for row in rows:
+            if row.reason and self.groups[row.group].get("fused"):
+                raise RuntimeError(
+                    f"`fused=True` needs a kernel for every parameter, but for one of shape {tuple(row.p.shape)} there "
+                    f"is none: {row.reason}. Leave `fused` at None to step such a parameter without a kernel."
+                )
+        return rows, dormant
+
+    def refuse(self, row: Row) -> str:
+        """Why no kernel may step this row as it is, or an empty string."""
+        p, g = row.p, row.p.grad
+        if reason := kernels.unsupported(self.algorithm, p):
+            return reason
+        if reason := refusal(p):
+            return f"the parameter {reason}"
+        if g is not None and (reason := refusal(g, p)):
+            return f"the gradient {reason}"
+        if g is not None and g.dtype != p.dtype:
+            return f"the gradient is {g.dtype}, the parameter {p.dtype}"
+        slots = [s for s in row.slots if s is not None]
+        for s in slots:
+            if reason := refusal(s, p):
+                return f"a state tensor {reason}"
+        if len({s.dtype for s in slots}) > 1 or not all(kernels.state_dtype_fits(p.dtype, s.dtype) for s in slots):
+            return f"the state is {', '.join(sorted({str(s.dtype) for s in slots}))}, the parameter {p.dtype}"
+        for s in row.scalars:
+            if s.device.type != "cpu" or s.numel() != 1 or s.dtype not in (torch.float32, torch.float64):
+                return f"a scalar state is a {s.dtype} tensor of {s.numel()} elements on {s.device}"
+            if reason := refusal(s):
+                return f"a scalar state {reason}"
+        if len({s.dtype for s in row.scalars}) > 1:
+            return "the scalar states differ in dtype"
+        return ""
+
+    def _buckets(self) -> dict[tuple, list[Row]]:
+        """The rows of each kernel: one for each device, combination of dtypes, and set of states."""
+        buckets = defaultdict(list)
+        for row in self.rows:
+            if not row.reason:
+                state = next((s.dtype for s in row.slots if s is not None), row.p.dtype)
+                scalar = row.scalars[0].dtype if row.scalars else torch.float32
+                buckets[row.p.device, row.p.dtype, state, scalar, self.present[row.group]].append(row)
+        return buckets
+
+    def _job(self, key: tuple, rows: list[Row]):
+        device, dtype, state_dtype, scalar_dtype, present = key
+        head = ROW_HEAD + len(self.algorithm.scalars)
+        table = np.zeros((len(rows), head + 2 + sum(present)), np.int64)
+        table[:, NUMEL] = [row.p.numel() for row in rows]
+        table[:, GROUP] = [row.group for row in rows]
+        table[:, FIRST] = [row.first for row in rows]
+        for i, row in enumerate(rows):
+            table[i, ROW_HEAD:head] = [s.data_ptr() for s in row.scalars]
+            table[i, head] = row.p.data_ptr()
+            table[i, head + 2 :] = [s.data_ptr() for s in row.slots if s is not None]
+        job = kernels.job(device, self.algorithm, present, dtype, state_dtype, scalar_dtype, table, self.hyper)
+        return job, rows
+
+    def _fill_hyper(self, scale: float) -> None:
+        """Writes each group's hyper-parameters where the kernels read them."""
+        for index, group in enumerate(self.groups):
+            values = self.getters[index](group)
+            self.values[index] = values
+            row = [float(x) for x in self.algorithm.hyper_values(group)]
+            self.hyper[index] = [*row, (-1.0 if group["maximize"] else 1.0) / scale]
+            if any(isinstance(x, Tensor) or isinstance(x, tuple) and isinstance(x[0], Tensor) for x in values):
+                self.values[index] = ()  # a tensor may change in place: read it again in the next step
+        self.scale = scale
+
+    def holds(self, optimizer: Optimizer, scale: float) -> bool:
+        """Whether the plan still fits; adapts it to new hyper-parameters, and reads this step's gradients."""
+        groups = optimizer.param_groups
+        if groups is not self.groups or optimizer.state is not self.state or len(groups) != len(self.lists):
+            return False
+        changed = scale != self.scale
+        for index, group in enumerate(groups):
+            if group["params"] is not self.lists[index]:
+                return False
+            if not changed:
+                try:
+                    changed = self.getters[index](group) != self.values[index]
+                except (KeyError, RuntimeError):
+                    return False
+        if changed:
+            if any(self._frozen(group) != frozen for group, frozen in zip(groups, self.frozen, strict=True)):
+                return False
+            self._fill_hyper(scale)
+        if not self.watch.unchanged():
+            return False
+        if any(row.p.grad is not None and not self._stays(optimizer, row) for row in self.rest):
+            return False
+        return self.watch.refresh()
+
+    def _stays(self, optimizer: Optimizer, row: Row) -> bool:
+        """Whether a row that no kernel stepped last time still has none."""
+        optimizer.check_gradient(row.p, self.groups[row.group])
+        permanent = row.reason.startswith("shares memory") or optimizer.mode_reason(self.groups[row.group])
+        return bool(permanent or self.refuse(row))
+
+    def run(self) -> None:
+        """Steps every parameter that has a gradient; `holds` or `prime` has just read the gradients."""
+        for job, _ in self.jobs:
+            job.run()
+        for row in self.rest:
+            if row.p.grad is not None:
+                group = self.groups[row.group]
+                direction = (-1.0 if group["maximize"] else 1.0) / self.scale
+                traced = bool(group.get("capturable") or group.get("differentiable"))
+                coefs = eager.coefficients(self.algorithm, group, row.scalars, direction, row.first, traced)
+                row.first = False
+                gradient = row.p.grad
+                if gradient.is_sparse and not self.algorithm.sparse(group):
+                    gradient = gradient.to_dense()
+                eager.step(self.algorithm, row.p, gradient, row.slots, coefs, bool(group.get("differentiable")))

@@ -1,0 +1,71 @@
+"""What a raw pointer may be taken of: the checks every tensor passes before a kernel touches its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+PLAIN_TYPES = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+
+
+def refusal(t: Tensor, like: Tensor | None = None) -> str:
+    """Why a kernel may not read this tensor's memory element by element, or an empty string.
+
+    With `like`, it must also have that tensor's device, shape and strides.
+    """
+    if type(t) not in PLAIN_TYPES:
+        return f"is a tensor subclass ({type(t).__name__})"
+    if t.layout is not torch.strided:
+        return f"has layout {t.layout}"
+    if torch._C._functorch.is_functorch_wrapped_tensor(t):
+        return "is wrapped by a function transform"
+    if t.is_conj() or t.is_neg():
+        return "is a conjugate or negative view"
+    if t.is_inference():
+        return "is an inference tensor"
+    if t.data_ptr() == 0 and t.numel():
+        return "has no memory of its own"
+    if like is None:
+        return "" if is_dense(t.shape, t.stride()) else "is not dense in memory"
+    if t.device != like.device:
+        return f"is on {t.device}, the parameter on {like.device}"
+    if t.shape != like.shape:
+        return f"has shape {tuple(t.shape)}, the parameter {tuple(like.shape)}"
+    if not same_strides(t.shape, t.stride(), like.stride()):
+        return f"has strides {t.stride()}, the parameter {like.stride()}"
+    return ""
+
+
+def same_strides(shape: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:
+    """Whether both strides put every element at the same place; a dimension of size 1 has no say."""
+    return all(n == 1 or x == y for n, x, y in zip(shape, a, b, strict=True))
+
+
+def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether the elements fill one stretch of memory, each cell once, in whatever order."""
+    expected = 1
+    for stride, size in sorted((s, n) for n, s in zip(shape, strides, strict=True) if n != 1):
+        if stride != expected:
+            return 0 in shape
+        expected *= size
+    return True
+
+
+def overlapping(owners: Iterable[tuple[int, Sequence[Tensor]]]) -> set[int]:
+    """Those owners whose tensors share memory with another tensor in the list, or with another of their own."""
+    spans = sorted(
+        (t.data_ptr(), t.data_ptr() + t.numel() * t.element_size(), owner)
+        for owner, tensors in owners
+        for t in tensors
+        if t.numel()
+    )
+    guilty: set[int] = set()
+    furthest, holder = 0, -1
+    for start, end, owner in spans:
+        if start < furthest:
+            guilty |= {owner, holder}
+        if end > furthest:
+            furthest, holder = end, owner
+    return guilty

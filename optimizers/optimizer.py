@@ -1,0 +1,174 @@
+"""The base class: groups, state, hooks and the choice of executor; no arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.optim.optimizer as torch_optimizer
+from torch import Tensor
+
+from .algorithm import Algorithm
+from .executors.plan import Plan
+
+
+class Optimizer(torch.optim.Optimizer):
+    """A `torch.optim.Optimizer` whose arithmetic is an `Algorithm`, run by the fastest executor that is safe.
+
+    The optimizers of this package derive from it and from torch's class of the same name, whose constructor, group
+    keys, state keys and errors they keep. To bring a rule of your own, derive from this class alone, set `algorithm`,
+    and call ``super().__init__(params, defaults)``.
+
+    Which executor steps a parameter:
+
+    - by default a compiled kernel (Numba on CPU, Triton on CUDA), and plain torch where none is safe;
+      `executors` tells which, and why.
+    - ``foreach=True``, ``foreach=False`` or ``fused=False``: plain torch for the whole group.
+    - ``fused=True``: a kernel, or a RuntimeError in the first step that says why there is none.
+    - ``capturable=True``: plain torch; the scalar state lives on the parameter's device and stays there, so that a
+      CUDA graph can capture the step.
+    - ``differentiable=True``: plain torch that autograd follows, through parameters, state and a tensor ``lr``.
+
+    Half-precision parameters are stepped in float32 and rounded once. ``.grad`` is never written.
+    """
+
+    algorithm: ClassVar[Algorithm]
+    sparse_error: ClassVar[str] = ""
+    _plan: Plan | None = None
+
+    def accept_fused(self, fused: bool | None) -> None:
+        """Takes the option ``fused`` for the classes whose counterpart in torch has none."""
+        if fused is None:
+            return  # and then the group keys are exactly torch's
+        if fused and any(group["differentiable"] for group in self.param_groups):
+            raise RuntimeError("`fused` does not support `differentiable`")
+        if fused and any(group["foreach"] for group in self.param_groups):
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        self.defaults["fused"] = fused
+        for group in self.param_groups:
+            group.setdefault("fused", fused)
+
+    def executors(self) -> list[tuple[Tensor, str, str]]:
+        """For each parameter: the executor that steps it (``eager``, ``cpu``, ``cuda``) and, if eager, the reason.
+
+        Parameters without a gradient and without state are left out: they are not stepped, and what their gradient
+        will be like decides. State that the next step needs is created.
+        """
+        plan = Plan(self)
+        self._plan = None
+        return [(row.p, "eager" if row.reason else row.p.device.type, row.reason) for row in plan.rows]
+
+    def mode_reason(self, group: Mapping[str, Any]) -> str:
+        """Why the options of a group ask for the eager executor, or an empty string."""
+        if torch.compiler.is_compiling():
+            return "the step is being compiled"
+        if group.get("differentiable"):
+            return "differentiable=True"
+        if group.get("capturable"):
+            return "capturable=True"
+        if group.get("foreach") is not None:
+            return f"foreach={group['foreach']}"
+        return "fused=False" if group.get("fused") is False else ""
+
+    def check_gradient(self, p: Tensor, group: Mapping[str, Any]) -> None:
+        """Refuses the gradients that torch refuses, in its words."""
+        assert p.grad is not None
+        if p.grad.is_sparse:
+            if self.algorithm.sparse is None:
+                message = self.sparse_error or f"{type(self).__name__} does not support sparse gradients"
+                raise RuntimeError(message)
+            if not self.algorithm.sparse(group) and isinstance(self, torch.optim.Adagrad):
+                raise RuntimeError("weight_decay option is not compatible with sparse gradients")
+
+    def states(self, p: Tensor, group: Mapping[str, Any]) -> tuple[list[Tensor | None], list[Tensor]]:
+        """The state tensors of a parameter in the order of the rule (None where absent), and its scalars."""
+        state = self.state[p] if self.algorithm.scalars or any(self.algorithm.present(group)) else {}
+        slots = [
+            state[name] if there else None
+            for name, there in zip(self.algorithm.slots, self.algorithm.present(group), strict=True)
+        ]
+        return slots, [state[name] for name in self.algorithm.scalars]
+
+    def lacks_state(self, p: Tensor, group: Mapping[str, Any]) -> bool:
+        """Whether `initialize` has something to do before this parameter can be stepped."""
+        state = self.state.get(p, {})
+        names = [n for n, there in zip(self.algorithm.slots, self.algorithm.present(group), strict=True) if there]
+        return any(state.get(name) is None for name in [*self.algorithm.scalars, *names])
+
+    def initialize(self, p: Tensor, group: Mapping[str, Any]) -> bool:
+        """Creates what state is missing, as declared; True, since the next step is this state's first."""
+        state = self.state[p]
+        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+        device = p.device if group.get("capturable") else "cpu"
+        with torch.inference_mode(False), torch.no_grad():
+            for name, init in self.algorithm.scalars.items():
+                if state.get(name) is None:
+                    state[name] = torch.full((), _number(init, group), dtype=dtype, device=device)
+            for (name, slot), there in zip(
+                self.algorithm.slots.items(), self.algorithm.present(group), strict=True
+            ):
+                if there and state.get(name) is None:
+                    value = _number(slot.init, group)
+                    fill = complex(value, value) if p.is_complex() else value
+                    state[name] = torch.full_like(p, fill, memory_format=torch.preserve_format, requires_grad=False)
+        return True
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Steps every parameter that has a gradient, and returns the loss if a `closure` computes it."""
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or torch_optimizer._global_optimizer_pre_hooks
+            or torch_optimizer._global_optimizer_post_hooks
+            or torch._C._autograd._profiler_enabled()
+        ):
+            return _hooked_step(self, closure)
+        return _step(self, closure)
+
+    # torch wraps a step that is not marked so in a profiler record and hooks: 7 us, which `step` pays when used
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _scale(self) -> float | None:
+        """What gradients are to be divided by, or None if a GradScaler found an infinity: then nothing changes."""
+        found, scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")
+        if found is not None and found.item():
+            return None
+        return 1.0 if scale is None else float(scale)
+
+
+def _step(self: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+    loss = None
+    if closure is not None:
+        with torch.enable_grad():
+            loss = closure()
+    scale = 1.0 if "grad_scale" not in self.__dict__ and "found_inf" not in self.__dict__ else self._scale()
+    if scale is None:
+        return loss
+    if torch.cuda.is_initialized():
+        self._accelerator_graph_capture_health_check()
+    plan = self._plan
+    if plan is None or not plan.holds(self, scale):
+        self._plan = None
+        plan = Plan(self)
+        if not plan.holds(self, scale):
+            raise RuntimeError("the parameters changed while they were being stepped; step from one thread at a time")
+        self._plan = plan
+    if plan.rest:
+        previous = torch.is_grad_enabled()
+        try:
+            torch.set_grad_enabled(bool(self.defaults.get("differentiable")))
+            plan.run()
+        finally:
+            torch.set_grad_enabled(previous)
+    else:
+        plan.run()
+    return loss
+
+
+_hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
+
+
+def _number(init: float | str, group: Mapping[str, Any]) -> float:
+    """An initial value: itself, or the group entry of that name."""
+    return float(group[init]) if isinstance(init, str) else init
