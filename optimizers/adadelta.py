@@ -31,9 +31,7 @@ class Adadelta(Optimizer, torch.optim.Adadelta):
     Source: Zeiler, "ADADELTA", arXiv 1212.5701, algorithm 1; the factor ``lr`` is torch's.
     """
 
-    algorithm = Algorithm(
-        coefficients, rule, scalars={"step": 0.0}, slots={"square_avg": Slot(), "acc_delta": Slot()}
-    )
+    algorithm = Algorithm(coefficients, rule, scalars={"step": 0.0}, slots={"square_avg": Slot(), "acc_delta": Slot()})
 
     def __init__(
         self,

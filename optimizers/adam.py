@@ -40,7 +40,7 @@ ADAM = Algorithm(
 
 
 class Adam(Optimizer, torch.optim.Adam):
-    r"""Steps along the mean gradient over the root of the mean square: :math:`p - \gamma\,\hat m/(\sqrt{\hat v}+\epsilon)`.
+    r"""Steps along the mean gradient over the root mean square: :math:`p - \gamma\,\hat m/(\sqrt{\hat v}+\epsilon)`.
 
     :math:`\hat m = m/(1-\beta_1^t)` and :math:`\hat v = v/(1-\beta_2^t)`; eps is added after the bias correction (Keras
     adds it before). ``weight_decay`` is an L2 penalty unless ``decoupled_weight_decay``. ``amsgrad`` keeps the maximum

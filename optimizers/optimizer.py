@@ -96,8 +96,8 @@ class Optimizer(torch.optim.Optimizer):
         names = [n for n, there in zip(self.algorithm.slots, self.algorithm.present(group), strict=True) if there]
         return any(state.get(name) is None for name in [*self.algorithm.scalars, *names])
 
-    def initialize(self, p: Tensor, group: Mapping[str, Any]) -> bool:
-        """Creates what state is missing, as declared; True, since the next step is this state's first."""
+    def initialize(self, p: Tensor, group: Mapping[str, Any]) -> None:
+        """Creates what state is missing, as declared."""
         state = self.state[p]
         dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
         device = p.device if group.get("capturable") else "cpu"
@@ -105,14 +105,11 @@ class Optimizer(torch.optim.Optimizer):
             for name, init in self.algorithm.scalars.items():
                 if state.get(name) is None:
                     state[name] = torch.full((), _number(init, group), dtype=dtype, device=device)
-            for (name, slot), there in zip(
-                self.algorithm.slots.items(), self.algorithm.present(group), strict=True
-            ):
+            for (name, slot), there in zip(self.algorithm.slots.items(), self.algorithm.present(group), strict=True):
                 if there and state.get(name) is None:
                     value = _number(slot.init, group)
                     fill = complex(value, value) if p.is_complex() else value
                     state[name] = torch.full_like(p, fill, memory_format=torch.preserve_format, requires_grad=False)
-        return True
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Steps every parameter that has a gradient, and returns the loss if a `closure` computes it."""
@@ -128,6 +125,16 @@ class Optimizer(torch.optim.Optimizer):
 
     # torch wraps a step that is not marked so in a profiler record and hooks: 7 us, which `step` pays when used
     step.hooked = True  # type: ignore[attr-defined]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes a state dict of this class or of torch's of the same name."""
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            if not group.get("capturable"):
+                for p in group["params"]:
+                    for name in self.algorithm.scalars.keys() & self.state.get(p, {}).keys():
+                        # torch's fused mode keeps it on the device; the coefficients are made on the host
+                        self.state[p][name] = self.state[p][name].to("cpu")
 
     def _scale(self) -> float | None:
         """What gradients are to be divided by, or None if a GradScaler found an infinity: then nothing changes."""

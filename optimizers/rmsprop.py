@@ -13,9 +13,7 @@ def coefficients(step, direction, lr, momentum, alpha, eps, weight_decay):
     return step + 1, direction, weight_decay, alpha, 1 - alpha, eps, momentum, lr, 0.0
 
 
-def rule(
-    p, g, square_avg, momentum_buffer, grad_avg, direction, weight_decay, keep, take, eps, momentum, lr, zero
-):
+def rule(p, g, square_avg, momentum_buffer, grad_avg, direction, weight_decay, keep, take, eps, momentum, lr, zero):
     g = direction * g
     g = where(weight_decay != 0, g + weight_decay * p, g)
     square_avg = keep * square_avg + take * g * g

@@ -154,7 +154,9 @@ def prologue(algorithm: Algorithm, scalar_dtype: torch.dtype):
 class Job:
     """One kernel over one table of rows; the arrays it points to live as long as it does."""
 
-    def __init__(self, algorithm: Algorithm, present, dtype, state_dtype, scalar_dtype, rows: np.ndarray, hyper, device):
+    def __init__(
+        self, algorithm: Algorithm, present, dtype, state_dtype, scalar_dtype, rows: np.ndarray, hyper, device
+    ):
         n = len(rows)
         self.rows, self.hyper = rows, hyper
         self.coefs = np.zeros((n, len(algorithm.outputs)))

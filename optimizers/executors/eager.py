@@ -38,9 +38,7 @@ def coefficients(
     return list(answer[len(scalars) :])
 
 
-def step(
-    algorithm: Algorithm, p: Tensor, g: Tensor, slots: list[Tensor | None], coefs: list[Any], track: bool
-) -> None:
+def step(algorithm: Algorithm, p: Any, g: Tensor, slots: list[Tensor | None], coefs: list[Any], track: bool) -> None:
     """Steps one parameter in place. `track`: autograd follows, and so nothing it saved may be overwritten."""
     if g.is_sparse:
         return _step_sparse(algorithm, p, g, slots, coefs, track)

@@ -6,6 +6,7 @@ that went into it, so a changed rule, dialect or compiler never meets an old bin
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib.util
@@ -77,7 +78,9 @@ def numba_block(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, sta
     real = "float64" if dtype == "float64" else "float32"
     lines += [f"{name}_c = {real}(get_float64(coefs, {i}))" for i, name in enumerate(algorithm.outputs)]
     lines += ["for i in range(stop - start):"]
-    arguments = [f"load_{kinds[n]}(get_{_cell(kinds[n])}({n}_at, i))" if n in live else "None" for n in ["p", "g", *slots]]
+    arguments = [
+        f"load_{kinds[n]}(get_{_cell(kinds[n])}({n}_at, i))" if n in live else "None" for n in ["p", "g", *slots]
+    ]
     results = ", ".join(f"{name}_new" for name in ["p", *slots])
     lines += [f"    {results}, = rule({', '.join(arguments + [f'{name}_c' for name in algorithm.outputs])})"]
     lines += [f"    set_{_cell(kinds[n])}({n}_at, i, store_{kinds[n]}({n}_new))" for n in live if n != "g"]
@@ -102,7 +105,11 @@ def numba_prologue(algorithm: Algorithm, scalar_dtype: str) -> str:
     """Source of ``prologue(...)``: advances the scalar state of every active row and fills its coefficients."""
     scalars = list(algorithm.scalars)
     width, rows = len(algorithm.outputs), len(scalars)
-    values = {"direction": f"get_float64(h, {len(algorithm.hyper)})", "first": "first", "stored": f"stored_{scalar_dtype}"}
+    values = {
+        "direction": f"get_float64(h, {len(algorithm.hyper)})",
+        "first": "first",
+        "stored": f"stored_{scalar_dtype}",
+    }
     values |= {name: f"get_float64(h, {i})" for i, name in enumerate(algorithm.hyper)} | {s: s for s in scalars}
     same = " and ".join(["r > 0", "g == last_g", "first == last_first", *[f"{s} == last_{s}" for s in scalars]])
     body = [
@@ -123,7 +130,10 @@ def numba_prologue(algorithm: Algorithm, scalar_dtype: str) -> str:
         "        last_g = g",
         "        last_first = first",
         *[f"        last_{s} = {s}" for s in scalars],
-        *[f"    set_{scalar_dtype}(word(row, {ROW_HEAD + i}), 0, {scalar_dtype}(new_{s}))" for i, s in enumerate(scalars)],
+        *[
+            f"    set_{scalar_dtype}(word(row, {ROW_HEAD + i}), 0, {scalar_dtype}(new_{s}))"
+            for i, s in enumerate(scalars)
+        ],
         f"    set_word(row, {COEFFICIENTS}, coef)",
         f"    set_word(row, {FIRST}, 0)",
     ]
@@ -148,3 +158,71 @@ def _cell(kind: str) -> str:
     """The type of memory that holds one element: sixteen-bit floats are handled as bits."""
     return kind if kind in ("float32", "float64") else "uint16"
 
+
+class _Divisions(ast.NodeTransformer):
+    """Writes ``a / b`` as ``divide(a, b)``, for compilers whose own division is approximate."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Div):
+            return ast.Call(ast.Name("divide", ast.Load()), [node.left, node.right], [])
+        return node
+
+
+def triton_kernel(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, state_dtype: str) -> str:
+    """Source of ``kernel``: one program steps one piece of one row of the table."""
+    slots = list(algorithm.slots)
+    live = ["p", "g", *[name for name, there in zip(slots, present, strict=True) if there]]
+    kinds = {name: dtype if name in ("p", "g") else state_dtype for name in live}
+    real = "float64" if dtype == "float64" else "float32"
+    coefs = [f"{name}_c" for name in algorithm.outputs]
+    arguments = ", ".join([f"{n}_old" if n in live else "None" for n in ["p", "g", *slots]] + coefs)
+    results = ", ".join(f"{name}_new" for name in ["p", *slots])
+
+    def body(mask: str) -> list[str]:
+        masked = f", {mask}" if mask else ""
+        return [
+            *[f"{n}_old = tl.load({n}_at + at{masked}).to(tl.{real})" for n in live],
+            f"{results}, = rule({arguments})",
+            *[f"tl.store({n}_at + at, {n}_new.to(tl.{kinds[n]}){masked})" for n in live if n != "g"],
+        ]
+
+    lines = [
+        "item = work + 2 * tl.program_id(0)",
+        f"row = table + tl.load(item).to(tl.int64) * {2 + len(live)}",
+        "start = tl.load(item + 1).to(tl.int64) * PIECE",
+        "numel = tl.load(row)",
+        f"coef = coefs + tl.load(row + 1) * {len(coefs)}",
+        *[f"{n}_at = tl.load(row + {2 + i}).to(tl.pointer_type(tl.{kinds[n]}))" for i, n in enumerate(live)],
+        "if ALIGNED:",
+        *[f"    {n}_at = tl.multiple_of({n}_at, 16)" for n in live],
+        *[f"{name} = tl.load(coef + {i})" for i, name in enumerate(coefs)],
+        "stop = tl.minimum(start + PIECE, numel)",
+        "for base in range(start, stop, BLOCK):",
+        "    base = tl.multiple_of(base, BLOCK)",
+        "    at = base + tl.arange(0, BLOCK)",
+        "    if base + BLOCK <= numel:",  # without a mask the compiler can load 128 bits at a time
+        *[f"        {line}" for line in body("")],
+        "    else:",
+        "        inside = at < numel",
+        *[f"        {line}" for line in body("inside")],
+    ]
+    rule = ast.parse(definition(algorithm.rule))
+    rule.body[0].name = "rule"  # type: ignore[attr-defined]
+    return "\n".join(
+        [
+            "import triton",
+            "import triton.language as tl",
+            "from optimizers.executors.triton_dialect import absolute, divide, maximum, minimum, sign, sqrt, where",
+            "",
+            "",
+            "@triton.jit",
+            ast.unparse(ast.fix_missing_locations(_Divisions().visit(rule))),
+            "",
+            "",
+            "@triton.jit",
+            "def kernel(table, coefs, work, PIECE: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):",
+            textwrap.indent("\n".join(lines), "    "),
+            "",
+        ]
+    )

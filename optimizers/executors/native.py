@@ -1,9 +1,9 @@
-"""Looks at hundreds of tensors in microseconds, through symbols that torch does not promise to keep.
+"""Looks at hundreds of tensors in microseconds, through symbols and a memory layout that torch does not promise.
 
-Asking Python for each attribute of each tensor costs more than stepping a small model. Compiled code can ask torch's
-C interface instead, and read two fields directly: the tensor inside its Python object, and the dispatch keys inside
-the tensor, which tell a plain tensor from every other kind at once. Where the fields lie is measured at import, and
-`works` is False unless everything then agrees with what Python says; `plan` has the same checks in Python.
+Asking Python for each attribute of each tensor costs more than stepping a small model. Compiled code compares the words
+that describe a tensor with a copy of them instead, and asks torch's C interface where they differ. Whether the words
+lie where they are looked for is checked at import, and `works` is False unless everything then agrees with what Python
+says; `watch` has the same checks in Python.
 """
 
 from __future__ import annotations
@@ -14,39 +14,52 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numba import cfunc, types
+from numba import cfunc, njit, types
 
 from .generate import ACTIVE, NUMEL
+from .kernels import DTYPES
 from .numba_dialect import OPTIONS
-from .raw import caller, set_word, word
+from .raw import caller, get_uint32, set_uint32, set_word, word
 
-#: words of one expected tensor: where it lies in its Python object, keys, dtype, dimensions, data, sizes and strides
+#: bytes from the start of a tensor to its storage, version counter, description (number of dimensions, sizes, strides,
+#: offset, numel, dtype, device) and, at the end of that, dispatch keys, which tell a plain tensor from all other kinds
+STORAGE, COUNTER, DESCRIPTION, KEYS = 16, 40, 56, 168
+#: bytes from the start of a storage to its data, deleter and context, and from that of a counter to the version
+STORAGE_DATA, COUNTER_VERSION = 16, 16
+DESCRIPTION_WORDS, STORAGE_WORDS = (KEYS - DESCRIPTION) // 8 + 1, 3
+#: dimensions that a tensor keeps inside itself
+INLINE = 5
+
+#: words of one expected tensor: its place in its Python object, dtype, dimensions, data, sizes and strides, and the
+#: copy of its description and storage
 EXPECTED = 6
-HANDLE, KEYS, DTYPE, NDIM, DATA, SHAPE = range(EXPECTED)
+HANDLE, DTYPE, NDIM, DATA, SHAPE, PRINT = range(EXPECTED)
 
 #: words of a watch
 (STATE, WALK, LISTS, N_LISTS, N_ROWS, ROWS, ROW_BYTES, P_WORD, CHECKS, N_CHECKS, DORMANT, N_DORMANT, SCRATCH,
- GRAD, GET_DTYPE, GET_DIM, GET_SIZES, GET_STRIDES, GET_DATA, BUMP, KEYS_OFFSET,
- UNDEFINED, DICT_NEXT, DICT_SIZE, LIST_SIZE, LIST_ITEM) = range(26)  # fmt: skip
+ GRAD, GET_DTYPE, GET_DIM, GET_SIZES, GET_STRIDES, GET_DATA, UNDEFINED,
+ DICT_NEXT, DICT_SIZE, LIST_SIZE, LIST_ITEM) = range(24)  # fmt: skip
 SCRATCH_WORDS = 8
 
 _get = caller(types.int32, types.intp, types.intp)
 _grad = caller(types.intp, types.intp)
-_bump = caller(types.void, types.intp)
 _next = caller(types.int32, types.intp, types.intp, types.intp, types.intp)
 _size = caller(types.intp, types.intp)
 _item = caller(types.intp, types.intp, types.intp)
 
 
-def _symbols() -> dict[int, int]:
-    """The addresses of the functions in use."""
+def _libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
+    """torch's core and its CPU half."""
     folder = Path(torch.__file__).parent / "lib"
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
-    core = ctypes.CDLL(str(folder / f"libc10{suffix}"))
-    cpu = ctypes.CDLL(str(folder / f"libtorch_cpu{suffix}"))
+    return ctypes.CDLL(str(folder / f"libc10{suffix}")), ctypes.CDLL(str(folder / f"libtorch_cpu{suffix}"))
+
+
+def _symbols() -> dict[int, int]:
+    """The addresses of the functions in use."""
+    core, cpu = _libraries()
     functions = {
         GRAD: core._ZNK3c1010TensorImpl4gradEv,
-        BUMP: cpu._ZN5torch8autograd4impl12bump_versionERKN2at6TensorE,
         GET_DTYPE: cpu.aoti_torch_get_dtype,
         GET_DIM: cpu.aoti_torch_get_dim,
         GET_SIZES: cpu.aoti_torch_get_sizes,
@@ -57,7 +70,7 @@ def _symbols() -> dict[int, int]:
         LIST_SIZE: ctypes.pythonapi.PyList_Size,
         LIST_ITEM: ctypes.pythonapi.PyList_GetItem,
     }
-    symbols = {word: ctypes.cast(f, ctypes.c_void_p).value for word, f in functions.items()}
+    symbols = {word: ctypes.cast(f, ctypes.c_void_p).value or 0 for word, f in functions.items()}
     gradient_of = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t)(symbols[GRAD])
     # a missing gradient is one and the same undefined tensor everywhere
     symbols[UNDEFINED] = ctypes.c_ssize_t.from_address(gradient_of(torch.zeros(1)._cdata)).value
@@ -71,21 +84,48 @@ def _find(address: int, value: int, words: int) -> int | None:
     return places[0] if len(places) == 1 else None
 
 
-def keys(t: torch.Tensor) -> int:
-    """The dispatch keys of a tensor, as one integer."""
-    raw = torch._C._dispatch_keys(t).raw_repr()
-    return raw - 2**64 if raw >= 2**63 else raw
-
-
-def _offsets() -> tuple[int, int]:
-    """Bytes from a Python object to its tensor, and from a tensor to its dispatch keys."""
-    plain, parameter = torch.zeros(3), torch.nn.Parameter(torch.zeros(2, 2))
-    samples = [plain, parameter, torch.ones(5)[1:], torch._neg_view(plain), torch.zeros(2, dtype=torch.bfloat16)]
+def _place() -> int:
+    """Bytes from a Python object to its tensor, after checking that the rest lies where it is looked for."""
+    plain, wide = torch.zeros(3), torch.zeros(12347, 3)
+    samples = [plain, torch.nn.Parameter(wide), torch.ones(5)[1:], torch._neg_view(plain), plain.bfloat16()]
     inside = {_find(id(t), t._cdata, 8) for t in samples}
-    key = {_find(t._cdata, torch._C._dispatch_keys(t).raw_repr(), 24) for t in samples}
-    if len(inside) != 1 or len(key) != 1 or None in inside | key:
+    fits = [
+        _find(t._cdata, torch._C._dispatch_keys(t).raw_repr(), 24) == KEYS
+        and _find(t._cdata, t.untyped_storage()._cdata, 8) == STORAGE
+        and ctypes.c_size_t.from_address(t.untyped_storage()._cdata + STORAGE_DATA).value
+        == t.untyped_storage().data_ptr()
+        for t in samples
+    ]
+    if len(inside) != 1 or None in inside or not all(fits) or _find(wide._cdata, 12347, 24) != DESCRIPTION + 8:
         raise OSError("the fields of a tensor are not where they are looked for")
-    return inside.pop(), key.pop()  # type: ignore[return-value]
+    return inside.pop()  # type: ignore[return-value]
+
+
+@njit(**OPTIONS)
+def _same_description(tensor, expected):
+    """Whether all that describes a tensor lies in memory word for word as expected."""
+    if word(expected, NDIM) > INLINE:
+        return False
+    copy, different = word(expected, PRINT), 0
+    for i in range(DESCRIPTION_WORDS):
+        different |= word(tensor + DESCRIPTION, i) ^ word(copy, i)
+    return different == 0
+
+
+@njit(**OPTIONS)
+def _same_data(tensor, expected):
+    """Whether a tensor's storage is where it was, and has not become copy-on-write (that has another deleter)."""
+    storage, copy, different = word(tensor, STORAGE // 8), word(expected, PRINT), 0
+    for i in range(STORAGE_WORDS):
+        different |= word(storage + STORAGE_DATA, i) ^ word(copy, DESCRIPTION_WORDS + i)
+    return different == 0
+
+
+@njit(**OPTIONS)
+def _bump(tensor):
+    """Counts a write to a tensor, so that autograd notices if it had saved the old values."""
+    version = word(tensor, COUNTER // 8) + COUNTER_VERSION
+    set_uint32(version, 0, get_uint32(version, 0) + types.uint32(1))
 
 
 @cfunc("intp(intp)", cache=True, **OPTIONS)
@@ -125,9 +165,9 @@ def _unchanged(watch):
 
 @cfunc("intp(intp, intp, intp, intp)", cache=True, **OPTIONS)
 def _matches(watch, handle, expected, is_grad):
-    """1 if a tensor is as the plan expects it; of a gradient the address may differ, and is left in the scratch."""
+    """1 if torch's C interface describes a tensor as expected; the address of its data is left in the scratch."""
     scratch = word(watch, SCRATCH)
-    if word(word(handle, 0) + word(watch, KEYS_OFFSET), 0) != word(expected, KEYS):
+    if word(word(handle, 0), KEYS // 8) != word(word(expected, PRINT), DESCRIPTION_WORDS - 1):
         return 0
     set_word(scratch, 0, 0)
     failed = _get(word(watch, GET_DTYPE), (handle, scratch))
@@ -169,18 +209,25 @@ def _refresh(watch, matches):
         if defined:
             for c in range(n_checks):
                 expected = checks + c * size
-                if not _call_matches(matches, (watch, word(expected, HANDLE), expected, 0)):
+                handle = word(expected, HANDLE)
+                same = _same_description(word(handle, 0), expected) and _same_data(word(handle, 0), expected)
+                if not same and not _call_matches(matches, (watch, handle, expected, 0)):
                     return 0
-            if not _call_matches(matches, (watch, gradient, checks, 1)):
+            tensor = word(gradient, 0)
+            if _same_description(tensor, checks):
+                offset = word(checks, DATA) - word(word(checks, PRINT), DESCRIPTION_WORDS)
+                address = word(word(tensor, STORAGE // 8) + STORAGE_DATA, 0) + offset
+            elif _call_matches(matches, (watch, gradient, checks, 1)):
+                address = word(word(watch, SCRATCH), 4)
+            else:
                 return 0
-            address = word(word(watch, SCRATCH), 4)
             if address == 0 and word(row, NUMEL):
                 return 0
             set_word(row, p_word + 1, address)
     for r in range(n):
         if word(rows + r * row_bytes, ACTIVE):
             for c in range(n_checks):
-                _bump(word(watch, BUMP), (word(word(watch, CHECKS) + (r * n_checks + c) * size, HANDLE),))
+                _bump(word(word(word(watch, CHECKS) + (r * n_checks + c) * size, HANDLE), 0))
     return 1
 
 
@@ -189,7 +236,7 @@ _check = ctypes.PYFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t)(_unchanged.addres
 _fill = ctypes.PYFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_ssize_t)(_refresh.address)
 
 try:
-    _INSIDE, _KEYS_OFFSET = _offsets()
+    _INSIDE = _place()
     _SYMBOLS = _symbols()
     works = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
 except (OSError, AttributeError, TypeError, ValueError):
@@ -211,11 +258,11 @@ class Watch:
             {STATE: id(state), WALK: walk, LISTS: flat, N_LISTS: len(lists)}
             | {DORMANT: [id(p) + _INSIDE for p in dormant], N_DORMANT: len(dormant)}
         )
-        self.tables: list[np.ndarray] = []
+        self.addresses = [self.words.ctypes.data]
 
     def _words(self, values: dict) -> np.ndarray:
-        words = np.zeros(26, np.int64)
-        for at, value in (values | _SYMBOLS | {KEYS_OFFSET: _KEYS_OFFSET, SCRATCH: [0] * SCRATCH_WORDS}).items():
+        words = np.zeros(24, np.int64)
+        for at, value in (values | _SYMBOLS | {SCRATCH: [0] * SCRATCH_WORDS}).items():
             if isinstance(value, list):
                 value = np.array(value or [0], np.int64)
                 self.kept.append(value)
@@ -225,34 +272,37 @@ class Watch:
 
     def add(self, rows: np.ndarray, p_word: int, tensors: list[list[torch.Tensor]]) -> None:
         """Watches a table: for each row its parameter, then all it writes besides."""
+        checks = np.zeros((len(tensors) * len(tensors[0]), EXPECTED), np.int64)
+        prints = np.zeros((len(checks), DESCRIPTION_WORDS + STORAGE_WORDS), np.int64)
         shapes: dict[tuple, np.ndarray] = {}
-        expected: list[list[int]] = []
-        for t in (t for row in tensors for t in row):
+        for i, t in enumerate(t for row in tensors for t in row):
             shape = (*t.shape, *t.stride())
             if shape not in shapes:
                 shapes[shape] = np.array(shape or (0,), np.int64)
-            expected.append(
-                [id(t) + _INSIDE, keys(t), _DTYPE_CODES[t.dtype], t.dim(), t.data_ptr(), shapes[shape].ctypes.data]
-            )
-        checks = np.array(expected, np.int64)
-        self.kept += [rows, checks, shapes, tensors]
+            copy, storage = prints[i].ctypes.data, t.untyped_storage()._cdata
+            checks[i] = (
+                id(t) + _INSIDE, _DTYPE_CODES[t.dtype], t.dim(), t.data_ptr(), shapes[shape].ctypes.data, copy
+            )  # fmt: skip
+            ctypes.memmove(copy, t._cdata + DESCRIPTION, 8 * DESCRIPTION_WORDS)
+            ctypes.memmove(copy + 8 * DESCRIPTION_WORDS, storage + STORAGE_DATA, 8 * STORAGE_WORDS)
+        self.kept += [rows, checks, prints, shapes, tensors]
         values = {N_ROWS: len(rows), ROWS: rows.ctypes.data, ROW_BYTES: rows.strides[0], P_WORD: p_word}
-        self.tables.append(self._words(values | {CHECKS: checks.ctypes.data, N_CHECKS: len(tensors[0])}))
+        words = self._words(values | {CHECKS: checks.ctypes.data, N_CHECKS: len(tensors[0])})
+        self.kept.append(words)
+        self.addresses.append(words.ctypes.data)
 
     def unchanged(self) -> bool:
         """Whether state and parameter lists still hold the very objects of the plan."""
-        return bool(_check(self.words.ctypes.data))
+        return _check(self.addresses[0]) == 1
 
     def refresh(self) -> bool:
         """Fills in this step's gradients, or says that something is not as planned and nothing was bumped for it."""
-        return all(_fill(words.ctypes.data, _MATCHES) for words in [self.words, *self.tables])
+        return all([_fill(address, _MATCHES) for address in self.addresses])
 
 
 def _dtype_codes() -> dict[torch.dtype, int]:
     """torch's numbers for its dtypes, as its C interface tells them."""
-    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-    names = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-    return {dtype: getattr(library, f"aoti_torch_dtype_{name}")() for dtype, name in names.items()}
+    return {dtype: getattr(_libraries()[1], f"aoti_torch_dtype_{str(dtype)[6:]}")() for dtype in DTYPES}
 
 
 def _proven() -> bool:
@@ -264,6 +314,7 @@ def _proven() -> bool:
     rows = np.zeros((1, 8), np.int64)
     watch = Watch(state, lists, [])
     watch.add(rows, 5, [[good, moment]])
+    start = moment.data
     versions = good._version, moment._version
     ok = watch.unchanged() and watch.refresh() and rows[0, ACTIVE] == 1 and rows[0, 6] == good.grad.data_ptr()
     ok = ok and (good._version, moment._version) == (versions[0] + 1, versions[1] + 1)
@@ -274,11 +325,18 @@ def _proven() -> bool:
     good.grad = None
     ok = ok and watch.refresh() and rows[0, ACTIVE] == 0
     good.grad = plain
+    for data in (start.t(), start[:1], start.double(), start.clone(), start.as_strided((2, 3), (1, 2))):
+        moment.data = data
+        ok = ok and not watch.refresh()
+    moment.data = start
+    ok = ok and watch.refresh()
     state[good]["moment"] = torch.zeros(2, 3)
     ok = ok and not watch.unchanged()
     state[good]["moment"] = moment
-    lists[0].append(moment)
-    return bool(ok and not watch.unchanged())
+    lists[0].append(good)
+    ok = ok and not watch.unchanged()
+    shared = torch._lazy_clone(moment)  # now both have to copy before they write
+    return bool(ok and not watch.refresh() and shared.sum() == 0)
 
 
 try:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import eager, kernels
-from .generate import ACTIVE, FIRST, GROUP, NUMEL, ROW_HEAD
+from .generate import FIRST, GROUP, NUMEL, ROW_HEAD
 from .tensors import overlapping, refusal
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Plan:
         wanted = ["maximize", *slot_options, *MODES, *self._group_keys()]
         self.getters = [itemgetter(*[key for key in wanted if key in group]) for group in self.groups]
         self.present = [self.algorithm.present(group) for group in self.groups]
+        self.modes = [optimizer.mode_reason(group) for group in self.groups]
         self.rows, self.dormant = self._rows(optimizer)
         self.values: list[tuple] = [()] * len(self.groups)
         self.frozen = [self._frozen(group) for group in self.groups]
@@ -78,9 +79,10 @@ class Plan:
 
     def _rows(self, optimizer: Optimizer) -> tuple[list[Row], list[Tensor]]:
         """A row for every parameter that has a gradient or state, and the parameters that have neither yet."""
-        rows, dormant = [], []
+        rows: list[Row] = []
+        dormant: list[Tensor] = []
+        fresh_ids: set[int] = set()
         for index, group in enumerate(self.groups):
-            mode = optimizer.mode_reason(group)
             for p in group["params"]:
                 fresh = optimizer.lacks_state(p, group)
                 if p.grad is None and fresh:
@@ -88,10 +90,12 @@ class Plan:
                     continue
                 if p.grad is not None:
                     optimizer.check_gradient(p, group)
-                first = fresh and optimizer.initialize(p, group)
+                if fresh:
+                    optimizer.initialize(p, group)
+                    fresh_ids.add(id(p))
                 slots, scalars = optimizer.states(p, group)
-                row = Row(p, index, "", slots, scalars, first)
-                row.reason = mode or self.refuse(row)
+                row = Row(p, index, "", slots, scalars, first=id(p) in fresh_ids)
+                row.reason = self.modes[index] or self.refuse(row)
                 rows.append(row)
         tensors = [(i, row.written) for i, row in enumerate(rows) if not row.reason]
         for i in overlapping(tensors):
@@ -159,9 +163,11 @@ class Plan:
         for index, group in enumerate(self.groups):
             values = self.getters[index](group)
             self.values[index] = values
+            if self.modes[index]:
+                continue  # read by the eager executor itself
             row = [float(x) for x in self.algorithm.hyper_values(group)]
             self.hyper[index] = [*row, (-1.0 if group["maximize"] else 1.0) / scale]
-            if any(isinstance(x, Tensor) or isinstance(x, tuple) and isinstance(x[0], Tensor) for x in values):
+            if any(isinstance(x, Tensor) or (isinstance(x, tuple) and isinstance(x[0], Tensor)) for x in values):
                 self.values[index] = ()  # a tensor may change in place: read it again in the next step
         self.scale = scale
 
@@ -185,14 +191,14 @@ class Plan:
             self._fill_hyper(scale)
         if not self.watch.unchanged():
             return False
-        if any(row.p.grad is not None and not self._stays(optimizer, row) for row in self.rest):
+        if self.rest and not all(row.p.grad is None or self._stays(optimizer, row) for row in self.rest):
             return False
         return self.watch.refresh()
 
     def _stays(self, optimizer: Optimizer, row: Row) -> bool:
         """Whether a row that no kernel stepped last time still has none."""
         optimizer.check_gradient(row.p, self.groups[row.group])
-        permanent = row.reason.startswith("shares memory") or optimizer.mode_reason(self.groups[row.group])
+        permanent = row.reason.startswith("shares memory") or self.modes[row.group]
         return bool(permanent or self.refuse(row))
 
     def run(self) -> None:
@@ -207,6 +213,6 @@ class Plan:
                 coefs = eager.coefficients(self.algorithm, group, row.scalars, direction, row.first, traced)
                 row.first = False
                 gradient = row.p.grad
-                if gradient.is_sparse and not self.algorithm.sparse(group):
+                if gradient.is_sparse and self.algorithm.sparse and not self.algorithm.sparse(group):
                     gradient = gradient.to_dense()
                 eager.step(self.algorithm, row.p, gradient, row.slots, coefs, bool(group.get("differentiable")))

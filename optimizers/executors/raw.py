@@ -59,6 +59,7 @@ word, set_word = _memory(types.intp)
 get_float64, set_float64 = _memory(types.float64)
 get_float32, set_float32 = _memory(types.float32)
 get_uint16, set_uint16 = _memory(types.uint16)
+get_uint32, set_uint32 = _memory(types.uint32)
 
 
 @intrinsic

@@ -3,8 +3,8 @@
     error_i = (input_i - target_i)²            mean = (1/n) Σ error_i,   sum = Σ error_i
     ∂ mean / ∂ input_i = 2 (input_i - target_i) / n
 
-Squaring makes large errors count more than small ones and gives a gradient that shrinks as the prediction comes closer, so
-gradient descent slows down by itself near the target. Its minimiser is the mean (Legendre 1805, Gauss 1809).
+Squaring makes large errors count more than small ones and gives a gradient that shrinks as the prediction comes closer,
+so gradient descent slows down by itself near the target. Its minimiser is the mean (Legendre 1805, Gauss 1809).
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def mse_loss(
         raise ValueError("Weights and input must have the same size.")
     dtype = torch.promote_types(input.dtype, target.dtype)
     if not dtype.is_floating_point:
-        raise NotImplementedError(f"mse_loss needs real floating-point tensors, not {dtype}; convert them with .float()")
+        raise NotImplementedError(
+            f"mse_loss needs real floating-point tensors, not {dtype}; convert them with .float()"
+        )
     errors = (input - target).square()
     if weight is not None:
         errors = errors * weight
@@ -88,9 +90,7 @@ class MSELoss(nn.Module):
 
     __constants__ = ["reduction"]  # noqa: RUF012 - torch.jit reads this name
 
-    def __init__(
-        self, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
-    ) -> None:
+    def __init__(self, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean") -> None:
         super().__init__()
         legacy = size_average is not None or reduce is not None
         self.reduction = _legacy_reduction(size_average, reduce) if legacy else reduction

@@ -1,0 +1,19 @@
+"""What the tests of the optimizers share."""
+
+from __future__ import annotations
+
+import pytest
+
+from optimizers.executors import kernels
+
+NAMES = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD")
+
+
+@pytest.fixture(params=["native", "python"])
+def checks(request, monkeypatch):
+    """Both ways of checking tensors before a step: compiled, and plain Python."""
+    if request.param == "python":
+        monkeypatch.setattr(kernels, "_native", lambda: None)
+    elif kernels._native() is None:
+        pytest.skip("the compiled checks do not work with this torch")
+    return request.param
