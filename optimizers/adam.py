@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .algorithm import Algorithm, Slot
-from .dialect import maximum, sqrt, where
+from .dialect import lerp, maximum, sqrt, where
 from .optimizer import Optimizer
 
 
@@ -21,7 +21,7 @@ def coefficients(step, direction, lr, beta1, beta2, eps, weight_decay, decoupled
 def rule(p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, direction, l2, keep, take1, keep2, take2, step_size, eps):
     g = direction * g
     g = where(l2 != 0, g + l2 * p, g)
-    exp_avg = exp_avg + take1 * (g - exp_avg)
+    exp_avg = lerp(exp_avg, g, take1)
     exp_avg_sq = keep2 * exp_avg_sq + take2 * g * g
     v = exp_avg_sq
     if max_exp_avg_sq is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .algorithm import Algorithm, Slot
-from .dialect import absolute, maximum, where
+from .dialect import absolute, lerp, maximum, where
 from .optimizer import Optimizer
 
 
@@ -17,7 +17,7 @@ def coefficients(step, direction, lr, beta1, beta2, eps, weight_decay):
 def rule(p, g, exp_avg, exp_inf, direction, weight_decay, take1, keep2, eps, step_size):
     g = direction * g
     g = where(weight_decay != 0, g + weight_decay * p, g)
-    exp_avg = exp_avg + take1 * (g - exp_avg)
+    exp_avg = lerp(exp_avg, g, take1)
     exp_inf = maximum(keep2 * exp_inf, absolute(g) + eps)
     return p - step_size * exp_avg / exp_inf, exp_avg, exp_inf
 

@@ -49,6 +49,11 @@ def minimum(x: Any, y: Any) -> Any:
     return -maximum(-x, -y)
 
 
+def lerp(x: Any, y: Any, weight: Any) -> Any:
+    """From `x` towards `y` by a share of the way, exact at both ends."""
+    return torch.lerp(x, y, weight.to(x.dtype) if isinstance(weight, Tensor) else weight)
+
+
 def where(condition: Any, x: Any, y: Any) -> Any:
     """`x` where the condition holds, else `y`; a condition over coefficients alone chooses once for all."""
     if isinstance(condition, Tensor):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .algorithm import Algorithm, Slot
-from .dialect import sqrt, where
+from .dialect import lerp, sqrt, where
 from .optimizer import Optimizer
 
 
@@ -37,7 +37,7 @@ def coefficients(
 def rule(p, g, exp_avg, exp_avg_sq, direction, l2, keep, take1, keep2, take2, along_g, along_m, eps):
     g = direction * g
     g = where(l2 != 0, g + l2 * p, g)
-    exp_avg = exp_avg + take1 * (g - exp_avg)
+    exp_avg = lerp(exp_avg, g, take1)
     exp_avg_sq = keep2 * exp_avg_sq + take2 * g * g
     p = keep * p - (along_g * g + along_m * exp_avg) / (sqrt(exp_avg_sq) + eps)
     return p, exp_avg, exp_avg_sq

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .algorithm import Algorithm, Slot
-from .dialect import maximum, sqrt, where
+from .dialect import lerp, maximum, sqrt, where
 from .optimizer import Optimizer
 
 
@@ -27,7 +27,7 @@ def coefficients(step, direction, lr, beta1, beta2, eps, weight_decay, decoupled
 def rule(p, g, exp_avg, exp_avg_sq, direction, l2, keep, take1, keep2, take2, rectified, plain, adaptive, eps):
     g = direction * g
     g = where(l2 != 0, g + l2 * p, g)
-    exp_avg = exp_avg + take1 * (g - exp_avg)
+    exp_avg = lerp(exp_avg, g, take1)
     exp_avg_sq = keep2 * exp_avg_sq + take2 * g * g
     update = where(rectified != 0, adaptive * exp_avg / (sqrt(exp_avg_sq) + eps), plain * exp_avg)
     return keep * p - update, exp_avg, exp_avg_sq

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .algorithm import Algorithm, Slot
-from .dialect import maximum, sqrt, where
+from .dialect import lerp, maximum, sqrt, where
 from .optimizer import Optimizer
 
 
@@ -19,7 +19,7 @@ def rule(p, g, square_avg, momentum_buffer, grad_avg, direction, weight_decay, k
     square_avg = keep * square_avg + take * g * g
     variance = square_avg
     if grad_avg is not None:
-        grad_avg = grad_avg + take * (g - grad_avg)
+        grad_avg = lerp(grad_avg, g, take)
         variance = maximum(square_avg - grad_avg * grad_avg, zero)  # rounding must not make it negative
     update = g / (sqrt(variance) + eps)
     if momentum_buffer is not None:

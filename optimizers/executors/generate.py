@@ -213,7 +213,7 @@ def triton_kernel(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, s
         [
             "import triton",
             "import triton.language as tl",
-            "from optimizers.executors.triton_dialect import absolute, divide, maximum, minimum, sign, sqrt, where",
+            "from optimizers.executors.triton_dialect import *",
             "",
             "",
             "@triton.jit",

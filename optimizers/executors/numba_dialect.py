@@ -38,6 +38,20 @@ def where(condition, x, y):
     return x if condition else y
 
 
+def lerp(x, y, weight):
+    """From `x` towards `y`; each half of the way is measured from its own end, as torch does."""
+
+
+@overload(lerp, jit_options=OPTIONS)
+def _lerp(x, y, weight):
+    kind = x
+
+    def lerp(x, y, weight):
+        return x + weight * (y - x) if weight < 0.5 else y - (y - x) * (kind(1) - weight)
+
+    return lerp
+
+
 def sign(x):
     """-1, 0 or 1, in the type of `x`."""
 

@@ -47,5 +47,10 @@ def minimum(x, y):
 
 
 @triton.jit
+def lerp(x, y, weight):
+    return tl.where(weight < 0.5, x + weight * (y - x), y - (y - x) * (1 - weight))
+
+
+@triton.jit
 def sign(x):
     return (x > 0).to(x.dtype) - (x < 0).to(x.dtype)

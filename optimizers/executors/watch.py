@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import chain
-from operator import is_
+from itertools import chain, repeat
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,11 @@ class Watch:
         self.values = list(chain.from_iterable(map(dict.values, self.entries)))
         self.count = sum(map(len, self.entries))
         self.members = [list(items) for items in lists]
-        self.tables: list[tuple[np.ndarray, int, list[list[Tensor]], list[tuple]]] = []
+        self.tables: list[Table] = []
 
     def add(self, rows: np.ndarray, p_word: int, tensors: list[list[Tensor]]) -> None:
         """Watches a table: for each row its parameter, then all it writes besides."""
-        described = [tuple(map(_described, row)) for row in tensors]
-        self.tables.append((rows, p_word, tensors, described))
+        self.tables.append(Table(rows, p_word, tensors))
 
     def unchanged(self) -> bool:
         """Whether state and parameter lists still hold the very objects of the plan."""
@@ -49,25 +48,61 @@ class Watch:
         if any(p.grad is not None for p in self.dormant):
             return False
         written: list[Tensor] = []
-        for rows, p_word, tensors, described in self.tables:
-            active, addresses = [], []
-            for row, expected in zip(tensors, described, strict=True):
-                p = row[0]
-                g = p.grad
-                active.append(g is not None)
-                if g is None:
-                    addresses.append(0)
-                    continue
-                if tuple(map(_described, row)) != expected or g.dtype != p.dtype or refusal(g, p):
-                    return False
-                addresses.append(g.data_ptr())
-                written += row
-            rows[:, ACTIVE] = active
-            rows[:, p_word + 1] = addresses
+        try:
+            if not all([table.refresh(written) for table in self.tables]):
+                return False
+        except RuntimeError:  # a sparse gradient has no strides
+            return False
         torch.autograd.graph.increment_version(written)
         return True
 
 
-def _described(t: Tensor) -> tuple:
-    """All that a kernel relies on."""
-    return type(t), t.data_ptr(), t.dtype, t.shape, t.stride(), t.device, t.is_neg(), t.is_conj()
+_data, _stride, _numel, _is_neg = Tensor.data_ptr, Tensor.stride, Tensor.numel, Tensor.is_neg
+_grad, _dtype = attrgetter("grad"), attrgetter("dtype")
+
+
+class Table:
+    """The tensors of one table as a plan saw them, asked in bulk; that they are the same objects is known before."""
+
+    def __init__(self, rows: np.ndarray, p_word: int, tensors: list[list[Tensor]]):
+        self.rows, self.p_word, self.tensors = rows, p_word, tensors
+        self.params = [row[0] for row in tensors]
+        self.written = list(chain.from_iterable(tensors))
+        self.shaped = [t for row in tensors for t in row if t.dim() or not row[0].dim()]  # not the scalars
+        self.data, self.described = list(map(_data, self.written)), self.describe(self.shaped)
+        self.complete = False  # whether the last refresh found a gradient for every row
+        self.strides, self.dtypes = list(map(_stride, self.params)), list(map(_dtype, self.params))
+
+    @staticmethod
+    def describe(tensors: list[Tensor]) -> tuple[list, ...]:
+        """What a kernel relies on besides the address, and what can change while the object stays."""
+        return tuple(list(map(ask, tensors)) for ask in (_stride, _numel, _dtype))
+
+    def refresh(self, written: list[Tensor]) -> bool:
+        """Fills in the gradients' addresses and adds what will be written; False if something is not as planned."""
+        if list(map(_data, self.written)) != self.data or self.describe(self.shaped) != self.described:
+            return False
+        gradients = list(map(_grad, self.params))
+        plain = all(map(is_, map(type, gradients), repeat(Tensor)))
+        if (
+            plain
+            and list(map(_stride, gradients)) == self.strides
+            and list(map(_dtype, gradients)) == self.dtypes
+            and not any(map(_is_neg, gradients))
+        ):
+            addresses = list(map(_data, gradients))
+            if all(addresses):
+                if not self.complete:
+                    self.rows[:, ACTIVE] = self.complete = True
+                self.rows[:, self.p_word + 1] = addresses
+                written += self.written
+                return True
+        self.complete = False
+        for row, (p, g) in enumerate(zip(self.params, gradients, strict=True)):
+            self.rows[row, ACTIVE] = g is not None
+            if g is not None:
+                if g.dtype != p.dtype or refusal(g, p):
+                    return False
+                self.rows[row, self.p_word + 1] = g.data_ptr()
+                written += self.tensors[row]
+        return True
