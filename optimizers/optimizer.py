@@ -30,7 +30,8 @@ class Optimizer(torch.optim.Optimizer):
       CUDA graph can capture the step.
     - ``differentiable=True``: plain torch that autograd follows, through parameters, state and a tensor ``lr``.
 
-    Half-precision parameters are stepped in float32 and rounded once. ``.grad`` is never written.
+    Half-precision parameters are stepped in float32 and rounded once (plain torch steps float32 in float64, where the
+    device has that, for the same reason). ``.grad`` is never written.
     """
 
     algorithm: ClassVar[Algorithm]

@@ -14,8 +14,8 @@ def coefficients(step, direction, lr, beta1, beta2, eps, weight_decay, decoupled
     bias_correction2 = 1 - beta2**step
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * step * beta2**step / bias_correction2
-    # below 5 the value is not used; the maximum keeps the root real
-    ratio = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * maximum(rho, 1.0))
+    # up to 5 the ratio is not used, and might be a division by zero
+    ratio = (rho - 4) * (rho - 2) * rho_inf / where(rho > 5, (rho_inf - 4) * (rho_inf - 2) * rho, 1.0)
     rectified = where(rho > 5, 1.0, 0.0)
     l2 = where(decoupled_weight_decay, 0.0, weight_decay)
     keep = where(decoupled_weight_decay, 1 - lr * weight_decay, 1.0)

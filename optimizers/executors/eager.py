@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..algorithm import Algorithm
 
-_HALF = (torch.bfloat16, torch.float16)
+#: what the arithmetic is done in: one rounding at the end, as the fused multiply-adds of a kernel would nearly give
+_WORK = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
+_DOUBLE = ("cpu", "cuda", "meta")  # devices that know float64
 
 
 def coefficients(
@@ -45,7 +47,9 @@ def step(algorithm: Algorithm, p: Any, g: Tensor, slots: list[Tensor | None], co
     if p.is_complex():
         p, g = torch.view_as_real(p), torch.view_as_real(g)
         slots = [s if s is None else torch.view_as_real(s) for s in slots]
-    work = torch.float32 if p.dtype in _HALF else p.dtype
+    work = _WORK.get(p.dtype, p.dtype)
+    if p.device.type not in _DOUBLE and p.dtype == torch.float32:
+        work = torch.float32
     inputs = [x if x is None else x.to(work) for x in (p, g, *slots)]
     if track:
         inputs = [x if x is None else x.clone() for x in inputs]

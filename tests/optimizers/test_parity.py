@@ -36,4 +36,3 @@ def test_parity(optimizer, options, dtype, executor):
         pytest.skip("Numba is not installed")
     row = rows(optimizer, options.label, dtype)[executor]
     assert row["status"] == Status.OK, row["reason"]
-

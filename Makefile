@@ -1,0 +1,38 @@
+# `make bench` and `make test` set everything up by themselves, in .venv.
+# `make bench PYTHON=python3` uses the environment you are in and installs nothing.
+.DEFAULT_GOAL := help
+.PHONY: help bench test test-all lint format report compare
+
+VENV   := .venv/bin/python
+PYTHON ?= $(VENV)
+SETUP  := $(if $(filter $(VENV),$(PYTHON)),.venv/.installed)
+RUN    ?= results/latest
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+bench: $(SETUP)  ## verify, time and race the optimizers; ARGS="--budget smoke|default|full --device cpu|cuda ..."
+	$(PYTHON) -m bench run $(ARGS)
+
+test: $(SETUP)  ## run the tests; ARGS="-k adam"
+	$(PYTHON) -m pytest $(ARGS)
+
+test-all: $(SETUP)  ## run the slow tests too
+	$(PYTHON) -m pytest -m "slow or not slow" $(ARGS)
+
+lint: $(SETUP)  ## check style, formatting and types
+	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
+
+format: $(SETUP)  ## put the code into the one format
+	$(PYTHON) -m ruff check --fix . && $(PYTHON) -m ruff format .
+
+report: $(SETUP)  ## make the tables, charts and page of a finished run again; RUN=results/latest
+	$(PYTHON) -m bench report $(RUN)
+
+compare: $(SETUP)  ## compare the step times of two runs; ARGS="results/A results/B"
+	$(PYTHON) -m bench compare $(ARGS)
+
+.venv/.installed: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	$(VENV) -m pip install --quiet -c constraints.txt -e '.[dev,triton]'
+	touch $@

@@ -1,0 +1,83 @@
+"""How much a run measures: `smoke` for CI, `default` for a coffee break, `full` for a claim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Numbers only; what they mean is written where they are used."""
+
+    name: str
+    verify_dtypes: tuple[str, ...]
+    verify_steps: int
+    verify_all_options: bool  # False: each optimizer with its defaults and its richest option set
+    contenders: tuple[str, ...]
+    parameter_sets: tuple[str, ...]
+    cell_seconds: float  # timing stops here even if the interval is still too wide
+    function_names: tuple[str, ...] | None  # None: all of them
+    function_steps: int
+    function_learning_rates: int
+    function_seeds: int
+    network_names: tuple[str, ...] | None
+    network_steps: int
+    network_learning_rates: int
+    network_seeds: int
+
+
+SMOKE = Budget(
+    name="smoke",
+    verify_dtypes=("float32",),
+    verify_steps=10,
+    verify_all_options=False,
+    contenders=("ours", "loop", "foreach", "fused"),
+    parameter_sets=("mlp",),
+    cell_seconds=0.2,
+    function_names=("rosenbrock", "rastrigin"),
+    function_steps=100,
+    function_learning_rates=3,
+    function_seeds=2,
+    network_names=("regression",),
+    network_steps=60,
+    network_learning_rates=1,
+    network_seeds=1,
+)
+
+DEFAULT = Budget(
+    name="default",
+    verify_dtypes=("float32", "float64", "bfloat16", "float16"),
+    verify_steps=40,
+    verify_all_options=True,
+    contenders=("ours", "loop", "foreach", "fused"),
+    parameter_sets=("mlp", "many-small", "many-medium", "resnet18", "one-big"),
+    cell_seconds=0.8,
+    function_names=None,
+    function_steps=500,
+    function_learning_rates=7,
+    function_seeds=5,
+    network_names=None,
+    network_steps=200,
+    network_learning_rates=3,
+    network_seeds=2,
+)
+
+FULL = Budget(
+    name="full",
+    verify_dtypes=("float32", "float64", "bfloat16", "float16"),
+    verify_steps=100,
+    verify_all_options=True,
+    contenders=("ours", "loop", "foreach", "fused", "compiled"),
+    parameter_sets=("mlp", "many-small", "many-medium", "resnet18", "one-big", "gpt2"),
+    cell_seconds=15.0,
+    function_names=None,
+    function_steps=5000,
+    function_learning_rates=15,
+    function_seeds=10,
+    network_names=None,
+    network_steps=1000,
+    network_learning_rates=7,
+    network_seeds=5,
+)
+
+BUDGETS = {budget.name: budget for budget in (SMOKE, DEFAULT, FULL)}

@@ -1,0 +1,34 @@
+"""The charts, in the order of the page. Each is one file with `table` (what is drawn) and `draw` (how)."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench.charts import loss_curves, memory_share, parity, ratio, seconds, sensitivity, step_time, style, trajectories
+
+CHARTS: dict[str, ModuleType] = {
+    chart.NAME: chart
+    for chart in (ratio, step_time, memory_share, parity, trajectories, loss_curves, seconds, sensitivity)
+}
+
+
+@style.styled
+def render(chart: ModuleType, table: pd.DataFrame) -> Figure:
+    """The chart's table as a figure, laid out."""
+    figure = Figure()
+    chart.draw(figure, table)
+    return figure
+
+
+def why_empty(chart: ModuleType, tables: dict[str, pd.DataFrame]) -> str:
+    """One sentence: why there is nothing to draw."""
+    source = tables.get(chart.SOURCE)
+    if source is None or source.empty:
+        return f"Nothing was measured for it: {chart.SOURCE}.csv has no rows."
+    reasons = source["reason"].dropna().astype(str) if "reason" in source else pd.Series(dtype=str)
+    reasons = reasons[reasons != ""]
+    said = f" Most often: {reasons.mode().iloc[0].rstrip('.')}." if len(reasons) else ""
+    return f"{chart.EMPTY}{said}"

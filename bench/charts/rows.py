@@ -1,0 +1,105 @@
+"""Which rows of the tables a chart or a sentence is about."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+MEASURED = ("ok", "inconclusive")
+TORCH = ("loop", "foreach", "fused", "compiled")
+OURS = ("eager", "cpu", "cuda")  # our executors, as the parity table names them
+MEMORY_BOUND = ("resnet18", "one-big", "gpt2")  # parameter sets too large for the caches
+
+
+def rows_of(tables: dict[str, pd.DataFrame], name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    """The table `name`, with every column of `columns` there (empty where nothing was measured)."""
+    table = tables.get(name)
+    table = pd.DataFrame() if table is None else table
+    absent = [column for column in columns if column not in table]
+    return table.assign(**{column: pd.Series(None, index=table.index, dtype=object) for column in absent})
+
+
+def numbers(values: pd.Series) -> pd.Series:
+    """The column as float64; what is no number is nan."""
+    return pd.to_numeric(values, errors="coerce").astype(float)
+
+
+def with_panel(table: pd.DataFrame, base: str, conditions: tuple[str, ...]) -> pd.DataFrame:
+    """A column `panel`: `base`, and those `conditions` (device, dtype, threads) that differ between rows.
+
+    So a label says what must be told apart and no more: ``mlp``, or ``mlp · cuda`` where there are two devices.
+    """
+    names = table[base].astype(str)
+    for column in conditions:
+        if column in table and table[column].nunique() > 1:
+            names = names + (" · " + table[column].astype(str)).where(table[column].notna(), "")
+    return table.assign(panel=names)
+
+
+def best_runs(runs: pd.DataFrame, score: str) -> pd.DataFrame:
+    """One row per panel × optimizer: the learning rate whose median `score` over the seeds is lowest.
+
+    Columns: panel, optimizer, lr, lr_multiple, median, low, high (quartiles), seeds, failed (runs of *all* learning
+    rates that gave no finite score), runs (of all learning rates). A run that failed counts as infinitely bad; of equal
+    learning rates the one nearest the default wins.
+    """
+    columns = ["panel", "optimizer", "lr", "lr_multiple", "median", "low", "high", "seeds", "failed", "runs"]
+    if runs.empty:
+        return pd.DataFrame(columns=columns)
+    value = numbers(runs[score]).where(runs["status"].isin(MEASURED)).fillna(np.inf)
+    runs = runs.assign(
+        value=value.replace(-np.inf, np.inf), lr=numbers(runs["lr"]), multiple=numbers(runs["lr_multiple"])
+    )
+    found = []
+    for (name, optimizer), group in runs.groupby(["panel", "optimizer"], sort=False):
+        tried = [spread(rate) for _, rate in group.groupby("lr", dropna=False)]
+        best = min(tried, key=lambda one: (one["median"], abs(np.log(one["lr_multiple"] or np.nan))))
+        failed = int(np.isinf(group["value"]).sum())
+        found.append({"panel": name, "optimizer": optimizer, **best, "failed": failed, "runs": len(group)})
+    return pd.DataFrame(found, columns=columns)
+
+
+def spread(runs: pd.DataFrame) -> dict[str, float]:
+    """Median and quartiles of the column `value` over the seeds of one learning rate; inf sorts as worst."""
+    low, median, high = np.quantile(runs["value"], (0.25, 0.5, 0.75), method="nearest")
+    return {
+        "lr": runs["lr"].iloc[0],
+        "lr_multiple": runs["multiple"].iloc[0],
+        "median": median,
+        "low": low,
+        "high": high,
+        "seeds": len(runs),
+    }
+
+
+def function_runs(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """All runs on test functions, with their panel."""
+    wanted = ("function", "device", "optimizer", "lr", "lr_multiple", "seed", "status", "gap", "minimum")
+    found = rows_of(tables, "functions", (*wanted, "_losses", "_trace"))
+    found = found.assign(gap=numbers(found["gap"]), minimum=numbers(found["minimum"]))
+    return with_panel(found, "function", ("device",))
+
+
+def best_published(runs: pd.DataFrame, kept: str) -> pd.DataFrame:
+    """Per panel × optimizer the run with the lowest gap, of those that have `kept` (`_losses` or `_trace`; seed 0)."""
+    have = runs[runs[kept].map(lambda value: isinstance(value, list) and len(value) > 0).astype(bool)]
+    ordered = have.assign(gap=have["gap"].fillna(np.inf)).sort_values("gap", kind="stable")
+    return ordered.drop_duplicates(["panel", "optimizer"]).sort_index()
+
+
+def network_points(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """All evaluation points of networks, with their panel; `gap` is the loss minus its minimum where that is known."""
+    wanted = ("network", "device", "optimizer", "lr", "lr_multiple", "seed", "step", "seconds", "loss", "accuracy")
+    found = rows_of(tables, "networks", (*wanted, "status", "minimum"))
+    numeric = ("lr", "step", "seconds", "loss", "accuracy", "minimum")
+    found = found.assign(**{column: numbers(found[column]) for column in numeric})
+    found["gap"] = found["loss"] - found["minimum"].fillna(0.0)
+    return with_panel(found, "network", ("device",))
+
+
+def last_points(networks: pd.DataFrame) -> pd.DataFrame:
+    """The last evaluation of each network run: one row per panel × optimizer × learning rate × seed."""
+    if networks.empty:
+        return networks
+    ordered = networks.assign(step=numbers(networks["step"])).sort_values("step", kind="stable", na_position="first")
+    return ordered.groupby(["panel", "optimizer", "lr", "seed"], dropna=False, sort=False).tail(1).sort_index()

@@ -1,0 +1,89 @@
+"""How much the result depends on the learning rate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.charts import rows, style
+from bench.charts.loss_curves import FLOOR, labels
+
+NAME = "sensitivity"
+TITLE = "What the learning rate does to the result"
+SOURCE = "functions"
+EMPTY = "Only one learning rate was tried on each problem."
+READING = (
+    "Across: the learning rate as a multiple of each optimizer's default (grey line at 1). Up: on test functions the "
+    "lowest gap a run reached, on networks the last loss; the line is the median over the seeds, the band their "
+    "quartiles. A wide low valley is easy to tune. A cross at the top says that at least half of the seeds diverged "
+    "there; it sits a little beside its learning rate, so that crosses of several optimizers can be told apart."
+)
+
+
+def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Over the seeds, per panel × optimizer × lr_multiple: median, low, high (quartiles), diverged (bool), label."""
+    columns = ["panel", "label", "optimizer", "lr_multiple", "median", "low", "high", "diverged"]
+    points = rows.last_points(rows.network_points(tables))
+    runs = pd.concat(
+        [
+            rows.function_runs(tables).assign(label="lowest loss − minimum"),
+            points.assign(label="last " + pd.Series(labels(points["minimum"]), points.index, dtype=object)),
+        ]
+    )
+    runs = runs.assign(lr_multiple=rows.numbers(runs["lr_multiple"]))
+    runs = runs[runs["lr_multiple"].gt(0) & runs["status"].isin((*rows.MEASURED, "diverged"))]
+    runs["value"] = runs["gap"].where(runs["status"].ne("diverged")).fillna(np.inf)
+    found = []
+    for key, group in runs.groupby(columns[:4], sort=False):
+        low, median, high = np.quantile(group["value"], (0.25, 0.5, 0.75), method="nearest")
+        found.append([*key, median, low, high, bool(np.isinf(median))])
+    table = pd.DataFrame(found, columns=columns)
+    if table.empty:
+        return table
+    several = table.groupby("panel")["lr_multiple"].transform("nunique").gt(1)
+    return table[several].reset_index(drop=True)  # one learning rate says nothing about sensitivity
+
+
+def draw(figure: Figure, table: pd.DataFrame) -> None:
+    """One panel per problem, one line and band per optimizer."""
+    names = list(dict.fromkeys(table["panel"]))
+    optimizers = style.in_order(table["optimizer"])
+    entries = style.optimizer_handles(optimizers)
+    if table["diverged"].any():
+        entries.append(style.note("diverged", **style.DIVERGED))
+    axes = style.sheet(figure, TITLE, entries, len(names), columns=4, size=(2.2, 1.75), left=0.72, between=(0.75, 0.9))
+    for axis, name in zip(axes, names, strict=True):
+        here = table[table["panel"] == name].sort_values("lr_multiple", kind="stable")
+        axis.axvline(1, color="#C4C9D0", linewidth=1.2)
+        for place, optimizer in enumerate(optimizers):
+            shift = 1.35 ** (2 * (place + 0.5) / len(optimizers) - 1)
+            curve(axis, here[here["optimizer"] == optimizer], style.optimizer_style(optimizer), shift)
+        style.log_axis(axis, "x", here["lr_multiple"].min() / 1.6, here["lr_multiple"].max() * 1.6)
+        finite = here["median"][np.isfinite(here["median"]) & here["median"].gt(0)]
+        if len(finite):
+            low, high = finite.clip(lower=FLOOR).min(), finite.max()
+            style.log_axis(axis, "y", low / 1.5, high * max((high / low) ** 0.1, 1.3))
+        axis.set_title(style.plain(name), loc="left", pad=9)
+        axis.set_xlabel("learning rate ÷ default (×)")
+        axis.set_ylabel(here["label"].iloc[0])
+
+
+def curve(axis: Axes, part: pd.DataFrame, look: style.Style, shift: float) -> None:
+    """Median line with its band over the learning rates that did not diverge, crosses at the top for those that did."""
+    good = part[~part["diverged"]]
+    x = good["lr_multiple"]
+    middle, low = good["median"].clip(lower=FLOOR), good["low"].clip(lower=FLOOR)
+    high = good["high"].clip(lower=FLOOR).where(np.isfinite(good["high"]), middle)
+    axis.plot(x, middle, look.marker, color=look.color, linestyle=look.line, markersize=3.5, linewidth=1.2)
+    if (high > low).any():
+        axis.fill_between(x, low, high, color=look.color, alpha=0.06, linewidth=0)
+    bad = part[part["diverged"]]
+    if bad.empty:
+        return
+    top = axis.get_xaxis_transform()
+    axis.plot(
+        bad["lr_multiple"] * shift, np.full(len(bad), 1.0), "x", color=look.color, transform=top, clip_on=False,
+        markersize=4.5, markeredgewidth=1.3, zorder=4,
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""The command line: ``python -m bench``."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.budgets import BUDGETS
+from bench.errors import BenchError, Exit
+
+# The rooms behind the commands are imported inside them: they bring torch along, and --help should not wait for it.
+
+app = typer.Typer(
+    help="Verify, time and race optimizers; results go to a folder under results/.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+BudgetOption = Annotated[str, typer.Option("--budget", help=f"How much to measure: {', '.join(BUDGETS)}.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or all that is there.")]
+OptimizerOption = Annotated[list[str] | None, typer.Option("--optimizer", help="Only this one; may be repeated.")]
+ProblemOption = Annotated[list[str] | None, typer.Option("--problem", help="Only this one; may be repeated.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="What all random numbers are drawn from.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Where run folders go.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Begin a new run even if the last one is unfinished.")]
+
+
+def _add_part(part: str, description: str) -> None:
+    @app.command(part, help=description)
+    def command(
+        budget: BudgetOption = "default",
+        device: DeviceOption = "all",
+        optimizer: OptimizerOption = None,
+        problem: ProblemOption = None,
+        seed: SeedOption = 0,
+        out: OutOption = Path("results"),
+        fresh: FreshOption = False,
+    ) -> None:
+        from bench import plan, run
+
+        made = plan.make(budget, device, optimizer or [], problem or [], seed, plan.PARTS[part])
+        raise typer.Exit(run.execute(made, out, fresh))
+
+
+_add_part("run", "Verify, time and race; goes on where an interrupted run stopped.")
+_add_part("verify", "Compare every optimizer with its reference.")
+_add_part("time", "Time the steps of the optimizers (they are verified first by `run`, not by this).")
+_add_part("race", "Let the optimizers minimise test functions and train small networks.")
+
+RunArgument = Annotated[Path, typer.Argument(help="A run folder, such as results/latest.", show_default=False)]
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Make the tables, charts and page of a run again, without measuring."""
+    from bench import folder
+    from bench import run as runner
+
+    path = run_folder(run)
+    with folder.lock(path):
+        derived = runner.derive(path)
+    if not derived:
+        raise typer.Exit(Exit.WRONG)
+    print(f"open {path / 'index.html'}")
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="The run before.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="The run after.", show_default=False)],
+    threshold: Annotated[float, typer.Option(help="How much slower is a regression; 0.1 is 10 %.")] = 0.1,
+) -> None:
+    """Compare the step times of two runs; exit 3 if ours became slower against torch."""
+    from bench import compare as comparison
+
+    if not 0 < threshold < math.inf:
+        raise BenchError(f"--threshold {threshold} makes no sense: give a number above 0, such as 0.1.", Exit.USAGE)
+    compared = comparison.compare(run_folder(a), run_folder(b), threshold)
+    print("\n".join(comparison.lines(compared)))
+    regressions = int((compared["verdict"] == "regression").sum())
+    print(f"{regressions} of {len(compared)} workloads became slower by more than {threshold:.0%}.")
+    if regressions:
+        raise typer.Exit(Exit.REGRESSION)
+
+
+@app.command("list")
+def list_names() -> None:
+    """Show the names that --optimizer, --problem and --budget take."""
+    from bench import plan
+
+    for title, names in {
+        "optimizers": plan.OPTIMIZERS,
+        "parameter sets": plan.PARAMETER_SETS,
+        "functions": plan.FUNCTIONS,
+        "networks": plan.NETWORKS,
+        "budgets": BUDGETS,
+    }.items():
+        print(f"{title}\n  {' '.join(names)}")
+
+
+def run_folder(path: Path) -> Path:
+    """The folder that a RUN argument means; ``latest`` also works where links fail."""
+    from bench import folder, journal
+
+    found = folder.latest(path.parent) if path.name == "latest" else path
+    if found is None or not (found / journal.NAME).is_file():
+        raise BenchError(f"{path} is not a run: it has no {journal.NAME}. Give a folder under results/.", Exit.USAGE)
+    return found
+
+
+def main() -> None:
+    """Run the command line; what is in a run's way ends it with one sentence and its exit code."""
+    try:
+        app(prog_name="python -m bench")
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,203 @@
+"""The race on test functions: every optimizer over a grid of learning rates and seeds, all runs of a cell at once.
+
+One cell is one function × one optimizer. All its runs are rows of one float64 tensor, each row a parameter of its own,
+with one parameter group per learning rate. A step is then one batched gradient and one `optimizer.step()`. That is
+exact for these optimizers, because each treats every element by itself; runs cannot disturb each other, not even with
+nan. So a run that diverges is simply stepped on, and what it did from its first bad step on is not counted.
+
+Seed 0 starts at the published start, seed k at a point with normal noise added, 5 % of the domain's width in each
+coordinate. Rprop's learning rate is only the size of its first step. Weight decay is each optimizer's default.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import contenders, sweep
+from bench.budgets import Budget
+from bench.cell import Cell, Outcome, Status
+from bench.problems.function import Function
+from bench.problems.functions import FUNCTIONS
+
+NOISE = 0.05  # of the domain's width
+DIVERGED = 1e3  # times the initial gap
+JOINT_STEP_SECONDS = 80e-6  # measured, mean over functions and optimizers
+
+MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What a sweep did: losses [steps + 1, runs], points [kept, runs, dimension], seconds for all of it."""
+
+    losses: Tensor
+    kept: list[int]
+    points: Tensor
+    seconds: float
+
+
+def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str] | None, seed: int) -> list[Cell]:
+    """One cell for each function × optimizer; `problems` replaces the budget's functions."""
+    names = problems if problems is not None else budget.function_names or FUNCTIONS
+    return [
+        Cell(
+            kind="functions",
+            device=device,
+            optimizer=optimizer,
+            settings={
+                "name": name,
+                "steps": budget.function_steps,
+                "lr_multiples": sweep.lr_multiples(budget.function_learning_rates),
+                "seeds": budget.function_seeds,
+                "seed": seed,
+                "dtype": "float64",
+            },
+            expected_seconds=budget.function_steps * JOINT_STEP_SECONDS,
+        )
+        for name in names
+        if name in FUNCTIONS
+        for optimizer in optimizers
+    ]
+
+
+@sweep.one_thread()
+def run(cell: Cell) -> Outcome:
+    """The sweep of one optimizer on one function: one row for each learning rate × seed."""
+    settings = cell.settings
+    function = FUNCTIONS[settings["name"]]
+    multiples = settings["lr_multiples"]
+    base = sweep.default_lr(cell.optimizer)
+    starts = torch.tensor(
+        [start(function, settings["seed"], seed) for seed in range(settings["seeds"])],
+        dtype=torch.float64,
+        device=cell.device,
+    )
+    found = descend(
+        function,
+        lambda groups: contenders.build("ours", cell.optimizer, groups),
+        starts,
+        [base * multiple for multiple in multiples],
+        settings["steps"],
+    )
+    labels = {"function": function.name, "dimension": function.dimension, "optimizer": cell.optimizer}
+    rows = [
+        {**labels, "device": cell.device, "lr": base * multiple, "lr_multiple": multiple, "seed": seed}
+        | judge(function, found, place * len(starts) + seed)
+        for place, multiple in enumerate(multiples)
+        for seed in range(len(starts))
+    ]
+    keep_curves(rows, function, found)
+    return Outcome(rows=rows)
+
+
+def start(function: Function, run_seed: int, seed: int) -> list[float]:
+    """Where the run of `seed` begins: the published start, or noise around it kept inside the domain."""
+    if seed == 0:
+        return list(function.start)
+    noise = sweep.generator(run_seed, function.name, seed)
+    return [
+        min(max(x + noise.gauss(0, NOISE * (high - low)), low), high)
+        for x, (low, high) in zip(function.start, function.domain, strict=True)
+    ]
+
+
+def descend(function: Function, make_optimizer: MakeOptimizer, starts: Tensor, lrs: list[float], steps: int) -> Descent:
+    """Minimise from all `starts` [seeds, dimension] with all `lrs` at once; the runs are ordered lr by lr.
+
+    `make_optimizer` gets one parameter group per learning rate, with one parameter per seed.
+    """
+    points = starts.repeat(len(lrs), 1)
+    gradients = torch.zeros_like(points)
+    parameters = [row.detach() for row in points]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient  # a view: filled in place in every step, assigned once
+    seeds = len(starts)
+    groups = [{"params": parameters[i * seeds : (i + 1) * seeds], "lr": lr} for i, lr in enumerate(lrs)]
+    optimizer = make_optimizer(groups)
+    kept = sweep.kept_steps(steps)
+    keep = set(kept)
+    losses, path = [], []
+    begin = time.perf_counter()
+    for step in range(steps + 1):
+        if step in keep:
+            path.append(points.clone())
+        values, gradient = function.value_and_gradient(points)
+        losses.append(values)
+        if step < steps:
+            gradients.copy_(gradient)
+            optimizer.step()
+    history = torch.stack(losses).cpu()  # waits for the device
+    return Descent(history, kept, torch.stack(path).cpu(), time.perf_counter() - begin)
+
+
+def judge(function: Function, found: Descent, run: int) -> dict[str, Any]:
+    """The columns that say how one run went; `gap` is inf for a run that diverged, whatever it passed on its way."""
+    losses = found.losses[:, run]
+    steps = len(losses) - 1
+    bad, reason = first_bad_step(function, losses)
+    good = losses[:bad]
+    best = good.min().item() if len(good) else math.nan
+    return {
+        "steps": steps,
+        "status": str(Status.OK if bad is None else Status.DIVERGED),
+        "reason": reason,
+        "first_bad_step": bad,
+        "initial_loss": losses[0].item(),
+        "final_loss": losses[steps if bad is None else bad].item(),
+        "best_loss": best,
+        "minimum": function.minimum,
+        "gap": best - function.minimum if bad is None else math.inf,
+        "evaluations": steps if bad is None else bad,
+        "seconds": found.seconds / found.losses.shape[1],
+    }
+
+
+def first_bad_step(function: Function, losses: Tensor) -> tuple[int | None, str]:
+    """The first step at which a run has diverged, and in which way; None and "" if it never has."""
+    gaps = losses - function.minimum
+    limit = DIVERGED * max(1.0, gaps[0].item())
+    below = gaps < -1e-9 * max(1.0, abs(function.minimum))  # possible only outside the domain
+    bad = ~(gaps <= limit) | below
+    if not bad.any():
+        return None, ""
+    step = int(bad.int().argmax())
+    if below[step]:
+        return step, f"fell below the minimum at step {step}, so it has left the domain"
+    value = losses[step].item()
+    if not math.isfinite(value):
+        return step, f"loss is {value} at step {step}"
+    return step, f"loss is {value:.3g} at step {step}, more than {DIVERGED:.0f} times the initial gap"
+
+
+def keep_curves(rows: list[dict[str, Any]], function: Function, found: Descent) -> None:
+    """Add `_losses` to the rows of seed 0 and, in two dimensions, `_trace` to the one of them that ended lowest."""
+    published = [run for run, row in enumerate(rows) if row["seed"] == 0]
+    for run in published:
+        rows[run]["_losses"] = [
+            [step, short(found.losses[step, run].item())] for step in found.kept if counts(rows[run], step)
+        ]
+    if function.dimension == 2:
+        # Where it ended, not the best it passed: a run that only jumps about passes good points by luck.
+        best = min(published, key=lambda run: rows[run]["final_loss"] if rows[run]["status"] == Status.OK else math.inf)
+        rows[best]["_trace"] = [
+            [short(x) for x in point.tolist()]
+            for step, point in zip(found.kept, found.points[:, best], strict=True)
+            if counts(rows[best], step)
+        ]
+
+
+def short(number: float) -> float:
+    """Seven digits: enough for a chart, half the size in the journal."""
+    return float(f"{number:.7g}")
+
+
+def counts(row: dict[str, Any], step: int) -> bool:
+    """Whether the run had not diverged yet at `step`."""
+    return row["first_bad_step"] is None or step < row["first_bad_step"]

@@ -1,0 +1,136 @@
+"""What a run measures: a budget, devices and filters become a list of cells."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench import functions_race, networks_race, step_time, verify
+from bench.budgets import BUDGETS, Budget
+from bench.cell import Cell
+from bench.contenders import OPTIMIZERS
+from bench.errors import BenchError, Exit, unknown
+from bench.problems.functions import FUNCTIONS
+from bench.problems.networks import NETWORKS
+from bench.step_time import PARAMETER_SETS
+
+# The kinds of cells in the order in which they run: first proven right, then timed, then raced.
+KINDS = {"verify": verify, "step_time": step_time, "functions": functions_race, "networks": networks_race}
+# The commands and the kinds each one runs.
+PARTS = {
+    "run": tuple(KINDS),
+    "verify": ("verify",),
+    "time": ("step_time",),
+    "race": ("functions", "networks"),
+}
+PROBLEMS = (*PARAMETER_SETS, *FUNCTIONS, *NETWORKS)
+DEVICES = ("cpu", "cuda", "all")
+LARGEST_SEED = 2**32 - 1  # what NumPy and torch both take
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a run in order, and what they were made from."""
+
+    cells: tuple[Cell, ...]
+    budget: Budget
+    devices: tuple[str, ...]
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """The same exactly for the same cells."""
+        return hashlib.sha256(" ".join(cell.id for cell in self.cells).encode()).hexdigest()[:16]
+
+    def without(self, done: set[str]) -> list[Cell]:
+        """The cells whose id is not in `done`."""
+        return [cell for cell in self.cells if cell.id not in done]
+
+
+def make(
+    budget: str,
+    device: str,
+    optimizers: Sequence[str],
+    problems: Sequence[str],
+    seed: int,
+    kinds: Sequence[str],
+) -> Plan:
+    """The plan for what was asked. No `optimizers` or `problems` means all of them.
+
+    Raises `BenchError` (exit 2) with the nearest right name for an unknown one, and if there is nothing to run.
+    """
+    if budget not in BUDGETS:
+        raise unknown("budget", budget, BUDGETS)
+    if not 0 <= seed <= LARGEST_SEED:
+        raise BenchError(f"--seed {seed} is out of range: give a whole number from 0 to {LARGEST_SEED}.", Exit.USAGE)
+    chosen_optimizers = [canonical("optimizer", name, OPTIMIZERS) for name in optimizers] or list(OPTIMIZERS)
+    chosen_problems = [canonical("problem", name, PROBLEMS) for name in problems] or None
+    devices = devices_of(device)
+    cells = {
+        cell.id: cell
+        for kind in kinds
+        for one in devices
+        for cell in KINDS[kind].cells(BUDGETS[budget], one, chosen_optimizers, chosen_problems, seed)
+    }
+    if not cells:
+        raise BenchError(
+            f"nothing to run: no part of {', '.join(kinds)} at budget {budget} has these problems and optimizers. "
+            "`python -m bench list` shows which there are.",
+            Exit.USAGE,
+        )
+    return Plan(tuple(cells.values()), BUDGETS[budget], devices, seed)
+
+
+def canonical(what: str, name: str, known: Sequence[str]) -> str:
+    """`name` as it is spelled in `known`, whatever its case."""
+    for candidate in known:
+        if candidate.lower() == name.lower():
+            return candidate
+    raise unknown(what, name, known)
+
+
+def devices_of(device: str) -> tuple[str, ...]:
+    """The devices to measure; ``all`` means those that are there."""
+    if device not in DEVICES:
+        raise unknown("device", device, DEVICES)
+    if device == "cpu":
+        return ("cpu",)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        there = torch.cuda.is_available()
+    if device == "all":
+        return ("cpu", "cuda") if there else ("cpu",)
+    if not there:
+        why = f" ({str(caught[0].message).splitlines()[0]})" if caught else ""
+        raise BenchError(
+            f"--device cuda: torch {torch.__version__} sees no CUDA device{why}; leave --device out or give cpu.",
+            Exit.USAGE,
+        )
+    return ("cuda",)
+
+
+def describe(plan: Plan, done: set[str], machine: str, folder: Path) -> list[str]:
+    """The lines shown before anything starts."""
+    left = plan.without(done)
+    no_cuda = "" if torch.cuda.is_available() else "; there is no CUDA device here"
+    lines = [f"machine    {machine}", f"device     {', '.join(plan.devices)}{no_cuda}"]
+    for kind in KINDS:
+        cells = [cell for cell in plan.cells if cell.kind == kind]
+        if cells:
+            seconds = sum(cell.expected_seconds for cell in cells if cell.id not in done)
+            lines.append(f"{kind:<10} {len(cells):>4} cells, about {clock(seconds)}")
+    whole = f"{len(left)} of {len(plan.cells)} cells left" if done else f"{len(plan.cells)} cells"
+    total = clock(sum(cell.expected_seconds for cell in left))
+    return [*lines, f"budget     {plan.budget.name}: {whole}, about {total}", f"results    {folder}"]
+
+
+def clock(seconds: float) -> str:
+    """``03:10``, or ``1:03:10`` from an hour on."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,151 @@
+"""Small networks to train. Everything one needs to see a network learn is in `learn`: four steps, again and again.
+
+1. predict            what the network says now
+2. measure the loss   one number: how wrong that is
+3. gradient           how that number changes with each parameter
+4. step               move each parameter a little against its gradient
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from bench.problems import data
+from optimizers.losses import mse_loss
+
+L2 = 1e-3  # keeps the optimum of the logistic regression finite: its training data can be separated
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model, its data and what is minimised.
+
+    `loss` takes the model, inputs and targets and gives the scalar that is minimised, on a batch or on the whole set.
+    `correct` says which predictions are right (None: no classes). `optimum` computes the least loss possible on the
+    training set, where that can be known.
+    """
+
+    name: str
+    title: str
+    build: Callable[[int], nn.Module]  # from a seed, on the CPU
+    data: Callable[[], data.Data]
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    batch_size: int
+    target: str  # what is learnt, in words
+    correct: Callable[[Tensor, Tensor], Tensor] | None = None
+    optimum: Callable[[], float] | None = None
+
+    def accuracy(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+        """Share of right predictions; nan where there are no classes."""
+        return self.correct(model(inputs), targets).float().mean().item() if self.correct else float("nan")
+
+
+def learn(steps: int = 200, lr: float = 0.1, seed: int = 0) -> list[float]:
+    """Plain gradient descent on the regression network, written out; the loss of each step, which falls."""
+    network = NETWORKS["regression"]
+    inputs, targets = network.data()[:2]
+    model = network.build(seed)
+    losses = []
+    for _ in range(steps):
+        prediction = model(inputs)
+        loss = mse_loss(prediction, targets)
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter -= lr * gradient
+        losses.append(loss.item())
+    return losses
+
+
+def seeded(make: Callable[[], nn.Module]) -> Callable[[int], nn.Module]:
+    """`make` with torch's random numbers set from a seed for its duration only."""
+
+    def build(seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return make()
+
+    return build
+
+
+def regression_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    return mse_loss(model(inputs), targets)
+
+
+def logistic_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    return binary_cross_entropy_with_logits(model(inputs), targets) + L2 / 2 * model.weight.square().sum()
+
+
+def digits_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy(model(inputs), targets)
+
+
+def logistic_optimum() -> float:
+    """The least regularised loss on the breast-cancer training set, by Newton's method in float64.
+
+    Raises:
+        ArithmeticError: no convergence, which a convex problem of this size does not show.
+    """
+    inputs, targets = (tensor.double() for tensor in data.breast_cancer()[:2])
+    features = torch.cat([inputs, torch.ones_like(targets)], 1)
+    penalty = torch.full((features.shape[1],), L2, dtype=torch.float64)
+    penalty[-1] = 0.0  # the bias is free
+    weights = torch.zeros(features.shape[1], dtype=torch.float64)
+
+    def value(weights: Tensor) -> Tensor:
+        return binary_cross_entropy_with_logits(features @ weights, targets[:, 0]) + (penalty * weights**2).sum() / 2
+
+    for _ in range(100):
+        probability = torch.sigmoid(features @ weights)
+        gradient = features.T @ (probability - targets[:, 0]) / len(targets) + penalty * weights
+        if gradient.abs().max() < 1e-14:
+            return value(weights).item()
+        curvature = (probability * (1 - probability)).unsqueeze(1) * features
+        step = torch.linalg.solve(features.T @ curvature / len(targets) + torch.diag(penalty), gradient)
+        size = 1.0
+        while value(weights - size * step) > value(weights) + 1e-15 and size > 1e-6:
+            size /= 2  # a full Newton step can overshoot far from the optimum
+        weights = weights - size * step
+    raise ArithmeticError(f"Newton's method ended with a gradient of {gradient.abs().max():.1e} after 100 steps")
+
+
+NETWORKS: dict[str, Network] = {
+    network.name: network
+    for network in (
+        Network(
+            name="regression",
+            title="Regression, 1-64-1",
+            build=seeded(lambda: nn.Sequential(nn.Linear(1, 64), nn.Tanh(), nn.Linear(64, 1))),
+            data=data.curve,
+            loss=regression_loss,
+            batch_size=64,
+            target="a noisy curve of one variable; our own mean squared error",
+        ),
+        Network(
+            name="logistic",
+            title="Logistic regression, breast cancer",
+            build=seeded(lambda: nn.Linear(30, 1)),
+            data=data.breast_cancer,
+            loss=logistic_loss,
+            batch_size=64,
+            target="malignant or benign; convex, so the gap to the exact optimum is known",
+            correct=lambda outputs, targets: (outputs > 0) == (targets > 0.5),
+            optimum=logistic_optimum,
+        ),
+        Network(
+            name="digits",
+            title="MLP 64-32-10, digits",
+            build=seeded(lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))),
+            data=data.digits,
+            loss=digits_loss,
+            batch_size=64,
+            target="which digit an 8 × 8 image shows; cross-entropy over ten classes",
+            correct=lambda outputs, targets: outputs.argmax(1) == targets,
+        ),
+    )
+}

@@ -1,0 +1,336 @@
+"""What a step costs: for each parameter set and optimizer, all contenders timed against each other in one process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import contenders, environment, in_training, stream
+from bench.budgets import Budget
+from bench.cell import Cell, Outcome, Status
+from bench.noise import NoiseMonitor
+from bench.pinning import pinned
+from bench.problems import parameter_sets
+from bench.statistics import NOTHING, Interval, quartiles, ratio_interval, verdict
+from bench.timing import Arm, CpuStopwatch, CudaStopwatch, Timing, measure
+
+IN_TRAINING = "in-training"
+PARAMETER_SETS = (*parameter_sets.SHAPES, IN_TRAINING)
+
+# Compiling takes about half a minute for 6 tensors and minutes for hundreds, so not every set pays for it.
+COMPILED_SETS = ("mlp", "resnet18", "one-big")
+NOT_COMPILED = f"compiling a step over many tensors takes minutes; compiled is timed on {', '.join(COMPILED_SETS)}"
+
+# Large sets get twice the time, because a round over 33 M elements can take a second.
+SECONDS_FACTOR = {"one-big": 2.0, "gpt2": 2.0}
+# Each contender steps this many copies of a small set in turn: where one copy lies in memory is a matter of luck.
+COPIES = {"mlp": 4, "many-small": 4, "many-medium": 4}
+# From its sixth step on, RAdam with the default betas takes the branch that it stays in.
+WARM_UP_CALLS = {"RAdam": 6}
+
+
+def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str] | None, seed: int) -> list[Cell]:
+    """One cell for each parameter set and optimizer; `problems` may name sets outside the budget."""
+    chosen = budget.parameter_sets if problems is None else [name for name in PARAMETER_SETS if name in problems]
+    return [_cell(budget, device, optimizer, name, seed) for name in chosen for optimizer in optimizers]
+
+
+def _cell(budget: Budget, device: str, optimizer: str, parameter_set: str, seed: int) -> Cell:
+    seconds = budget.cell_seconds * SECONDS_FACTOR.get(parameter_set, 1.0)
+    compiling = 40.0 if "compiled" in budget.contenders and parameter_set in COMPILED_SETS else 0.0
+    setting_up = 1.0 if parameter_set not in SECONDS_FACTOR else 4.0
+    return Cell(
+        kind="step_time",
+        device=device,
+        optimizer=optimizer,
+        settings={
+            "name": parameter_set,
+            "parameter_set": parameter_set,
+            "dtype": "float32",
+            "options": contenders.TIMING_OPTIONS[optimizer],
+            "contenders": list(budget.contenders),
+            "threads": torch.get_num_threads(),
+            "seconds": seconds,
+            "seed": seed,
+            "budget": budget.name,
+        },
+        expected_seconds=setting_up + seconds + compiling,
+    )
+
+
+COLUMNS = (
+    "optimizer",
+    "parameter_set",
+    "device",
+    "device_name",
+    "dtype",
+    "threads",
+    "contender",
+    "tensors",
+    "elements",
+    "rounds",
+    "calls_per_round",
+    "median_us",
+    "q1_us",
+    "q3_us",
+    "min_us",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "verdict",
+    "best_of_torch",
+    "bytes_per_step",
+    "gb_per_s",
+    "stream_gb_per_s",
+    "share_of_stream",
+    "first_step_s",
+    "host_us",
+    "device_us",
+    "end_to_end_us",
+    "peak_memory_mib",
+    "dropped_rounds",
+    "status",
+    "reason",
+    "command",
+)
+
+
+@dataclass
+class Entrant:
+    """A contender that is ready to be timed."""
+
+    arm: Arm
+    first_step_seconds: float  # with the allocation of its state, and compilation where there is any
+    peak_memory_mib: float | None  # parameters, state and what a step allocates; CUDA only
+
+
+def run(cell: Cell) -> Outcome:
+    """Time one cell: a row for each contender, those that cannot run included."""
+    settings = cell.settings
+    with threads(settings["threads"]):
+        makers = _makers(settings, cell.device)
+        numbers = [param.numel() for param in makers[0]()[0]]
+        shortage = memory_shortage(cell, sum(numbers))
+        if shortage:
+            return Outcome(status=Status.SKIPPED, reason=shortage)
+        entrants: dict[str, Entrant] = {}
+        absent: dict[str, tuple[Status, str]] = {}
+        for contender in settings["contenders"]:
+            reason = contenders.unavailable(contender, cell.optimizer, cell.device)
+            if not reason and contender == "compiled" and settings["parameter_set"] not in COMPILED_SETS:
+                reason = NOT_COMPILED
+            if reason:
+                absent[contender] = (Status.SKIPPED, reason)
+                continue
+            try:
+                entrants[contender] = _enter(contender, cell, makers)
+            except Exception as error:
+                absent[contender] = failure(error)
+        if not entrants:
+            return Outcome(_rows(cell, numbers, entrants, absent, None))
+        arms = [entrant.arm for entrant in entrants.values()]
+        reference = stream.arm(cell.optimizer, [make() for make in makers])
+        if reference is not None:
+            arms.append(reference)
+        stopwatch = CudaStopwatch() if cell.device == "cuda" else CpuStopwatch()
+        with pinned(settings["threads"]):
+            timing = measure(
+                arms,
+                stopwatch,
+                seconds=settings["seconds"],
+                seed=settings["seed"],
+                reference="ours" if "ours" in entrants else None,
+                noise=NoiseMonitor(),
+                warm_up_calls=WARM_UP_CALLS.get(cell.optimizer, 1),
+            )
+    return Outcome(_rows(cell, numbers, entrants, absent, timing))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Give torch, and whoever follows its count, this many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+Made = tuple[list[torch.Tensor], Callable[[], None] | None]
+
+
+def _makers(settings: dict[str, Any], device: str) -> list[Callable[[], Made]]:
+    """For each copy of the set a function that makes its parameters once more, for each contender, and with them
+    what has to run ahead of each step."""
+    name, dtype, seed = settings["parameter_set"], getattr(torch, settings["dtype"]), settings["seed"]
+    if name == IN_TRAINING:
+        return [lambda: in_training.make(device, dtype, seed)]
+
+    def maker(copy: int) -> Callable[[], Made]:
+        shared = parameter_sets.make(name, device, dtype, seed + copy)
+        return lambda: (parameter_sets.copy_of(shared), None)
+
+    return [maker(copy) for copy in range(COPIES.get(name, 1))]
+
+
+def _enter(contender: str, cell: Cell, makers: list[Callable[[], Made]]) -> Entrant:
+    """Build a contender and take its first step, which allocates its state and compiles what is to be compiled."""
+    memory = _allocated(cell.device)
+    params, before = makers[0]()
+    step = contenders.build(contender, cell.optimizer, params, **cell.settings["options"]).step
+    start = time.perf_counter()
+    step()
+    _synchronize(cell.device)
+    first_step_seconds = time.perf_counter() - start
+    peak = None
+    if cell.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        _synchronize(cell.device)
+        peak = (torch.cuda.max_memory_allocated() - memory) / 2**20
+    twins = []
+    for make in makers[1:] if contender != "compiled" else []:  # each copy would be compiled anew
+        twins.append(contenders.build(contender, cell.optimizer, make()[0], **cell.settings["options"]).step)
+        twins[-1]()
+    return Entrant(Arm(contender, step, before, tuple(twins)), first_step_seconds, peak)
+
+
+def _allocated(device: str) -> int:
+    return torch.cuda.memory_allocated() if device == "cuda" else 0
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def failure(error: Exception) -> tuple[Status, str]:
+    """The status and the one-line reason of a contender that could not take its first step."""
+    status = Status.OOM if isinstance(error, MemoryError | torch.OutOfMemoryError) else Status.ERROR
+    lines = str(error).strip().splitlines()
+    return status, f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def memory_shortage(cell: Cell, elements: int) -> str:
+    """Why this cell does not fit into memory; empty if it does, or nobody knows."""
+    per_contender = stream.tensors_kept(cell.optimizer)  # the parameter and its state
+    temporaries = 4  # what foreach allocates in a step, at most, and the gradient
+    copies = COPIES.get(cell.settings["parameter_set"], 1)
+    tensors = copies * (len(cell.settings["contenders"]) + 1) * per_contender + temporaries
+    needed = tensors * elements * getattr(torch, cell.settings["dtype"]).itemsize
+    available = free_memory(cell.device)
+    if available is None or needed < available:
+        return ""
+    return (
+        f"needs about {needed / 2**30:.1f} GiB of memory for all contenders at once, "
+        f"and {available / 2**30:.1f} GiB are free"
+    )
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that can still be allocated, None where the system does not tell."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _rows(
+    cell: Cell,
+    numbers: list[int],
+    entrants: dict[str, Entrant],
+    absent: dict[str, tuple[Status, str]],
+    timing: Timing | None,
+) -> list[dict[str, Any]]:
+    """One row for each contender of the cell, in the order of the settings."""
+    against = _ratios(timing) if timing else {}
+    best = min(
+        (name for name in contenders.TORCH_MODES if name in entrants and timing),
+        key=lambda name: float(np.median(timing.of(name))) if timing else math.inf,
+        default=None,
+    )
+    if best in against:
+        against["ours"] = against[best]  # ours is compared with the best that torch has
+    rows = []
+    for contender in cell.settings["contenders"]:
+        row = _shared_fields(cell, numbers) | {"contender": contender, "best_of_torch": contender == best}
+        if contender in entrants and timing is not None:
+            row |= _measured(cell, sum(numbers), entrants[contender], timing, against.get(contender, NOTHING))
+        else:
+            status, reason = absent[contender]
+            row |= {"status": status.value, "reason": reason}
+        rows.append({column: row.get(column) for column in COLUMNS})
+    return rows
+
+
+def _ratios(timing: Timing) -> dict[str, Interval]:
+    """Time of each contender over that of ours."""
+    if "ours" not in timing.names:
+        return {}
+    return {name: ratio_interval(timing.log_ratios(name, "ours")) for name in timing.names if name != "ours"}
+
+
+def _shared_fields(cell: Cell, numbers: list[int]) -> dict[str, Any]:
+    settings = cell.settings
+    return {
+        "optimizer": cell.optimizer,
+        "parameter_set": settings["parameter_set"],
+        "device": cell.device,
+        "device_name": torch.cuda.get_device_name() if cell.device == "cuda" else environment.cpu_model(),
+        "dtype": settings["dtype"],
+        "threads": settings["threads"],
+        "verdict": "",
+        "tensors": len(numbers),
+        "elements": sum(numbers),
+        "command": f"python -m bench time --budget {settings['budget']} --device {cell.device} "
+        f"--optimizer {cell.optimizer} --problem {settings['parameter_set']} --seed {settings['seed']}",
+    }
+
+
+def _measured(cell: Cell, elements: int, entrant: Entrant, timing: Timing, ratio: Interval) -> dict[str, Any]:
+    name = entrant.arm.name
+    if not len(timing.times):
+        return {"status": Status.INCONCLUSIVE.value, "reason": "every round was disturbed", "dropped_rounds": 1.0}
+    microseconds = timing.of(name) / 1e3
+    first, median, third = quartiles(microseconds)
+    moved = stream.bytes_per_step(cell.optimizer, elements, getattr(torch, cell.settings["dtype"]).itemsize)
+    said = verdict(ratio.low, ratio.high) if "ours" in timing.names else ""
+    wide = said == "inconclusive"
+    bounded = math.isfinite(ratio.high)
+    row = {
+        "rounds": len(timing.times),
+        "calls_per_round": timing.calls[name],
+        "median_us": median,
+        "q1_us": first,
+        "q3_us": third,
+        "min_us": float(microseconds.min()),
+        "ratio": None if math.isnan(ratio.value) else ratio.value,
+        "ratio_low": ratio.low if bounded else None,
+        "ratio_high": ratio.high if bounded else None,
+        "verdict": said,
+        "bytes_per_step": moved,
+        "gb_per_s": moved / median / 1e3,
+        "first_step_s": entrant.first_step_seconds,
+        "peak_memory_mib": entrant.peak_memory_mib,
+        "dropped_rounds": timing.dropped,
+        "status": (Status.INCONCLUSIVE if wide else Status.OK).value,
+        "reason": "the interval of the ratio is wider than 5 % to either side" if wide else "",
+    }
+    if stream.NAME in timing.names:
+        row["stream_gb_per_s"] = moved / float(np.median(timing.of(stream.NAME)))
+        row["share_of_stream"] = math.exp(float(np.median(timing.log_ratios(stream.NAME, name))))
+    if "device" in timing.columns:
+        row |= {f"{column}_us": float(np.median(timing.of(name, column))) / 1e3 for column in timing.columns}
+    return row

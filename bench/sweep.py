@@ -1,0 +1,47 @@
+"""What the races share: the learning-rate grid, seeds derived from the run's seed, and which steps are kept."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from bench import contenders
+
+KEPT_STEPS = 120  # points of a downsampled curve, at most
+
+
+def lr_multiples(count: int) -> list[float]:
+    """`count` multiples of an optimizer's default learning rate, a factor √10 apart, with 1 in the middle."""
+    if count < 1 or count % 2 == 0:
+        raise ValueError(f"{count} learning rates have no middle one; choose an odd number, 1 or more")
+    return [10 ** (step / 2) for step in range(-(count // 2), count // 2 + 1)]
+
+
+def default_lr(optimizer: str) -> float:
+    """The learning rate our `optimizer` has when none is given."""
+    return float(contenders.build("ours", optimizer, [torch.zeros(1)]).defaults["lr"])
+
+
+def generator(*parts: object) -> random.Random:
+    """Random numbers that depend on nothing but `parts`, on every machine and in every process."""
+    return random.Random("/".join(map(str, parts)))
+
+
+def kept_steps(steps: int) -> list[int]:
+    """At most `KEPT_STEPS` of the steps 0 … `steps`, both ends among them, denser early, where most happens."""
+    last = KEPT_STEPS - 1
+    return sorted({round(steps * (point / last) ** 2) for point in range(KEPT_STEPS)})
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread: in problems this small, waiting for a second one costs more than it helps."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,110 @@
+"""The tables of a run, made from its journal: as data frames for charts, as CSV files for everybody else."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench import journal
+from bench.folder import atomic_write
+
+# kind of cell -> its table
+TABLES = {"verify": "parity", "step_time": "step_time", "functions": "functions", "networks": "networks"}
+
+# Every column of every CSV file, in order; `results/README.md` says what each means.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "parity": (
+        *("optimizer", "options", "contender", "device", "dtype", "steps", "elements"),
+        *("max_difference", "mean_ulp", "max_ulp", "loop_mean_ulp", "loop_max_ulp", "tolerance", "worst"),
+        *("status", "reason", "cell"),
+    ),
+    "step_time": (
+        *("optimizer", "parameter_set", "device", "device_name", "dtype", "threads", "contender"),
+        *("tensors", "elements", "rounds", "calls_per_round", "median_us", "q1_us", "q3_us", "min_us"),
+        *("ratio", "ratio_low", "ratio_high", "verdict", "best_of_torch"),
+        *("bytes_per_step", "gb_per_s", "stream_gb_per_s", "share_of_stream", "first_step_s"),
+        *("host_us", "device_us", "end_to_end_us", "peak_memory_mib", "dropped_rounds"),
+        *("status", "reason", "command", "cell"),
+    ),
+    "functions": (
+        *("function", "dimension", "device", "optimizer", "lr", "lr_multiple", "seed", "steps", "status", "reason"),
+        *("first_bad_step", "initial_loss", "final_loss", "best_loss", "minimum", "gap", "evaluations", "seconds"),
+        "cell",
+    ),
+    "networks": (
+        *("network", "device", "optimizer", "lr", "lr_multiple", "seed", "step", "evaluations", "seconds"),
+        *("loss", "minimum", "accuracy", "status", "reason", "cell"),
+    ),
+}
+# Where a cell that failed as a whole puts its name, so that its one row says what is missing.
+NAMED = {"parity": "options", "step_time": "parameter_set", "functions": "function", "networks": "network"}
+
+
+def rows_of(records: list[journal.Record]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each table, each with its cell's id; a cell that gave none is one row with status and reason."""
+    rows: dict[str, list[dict[str, Any]]] = {table: [] for table in COLUMNS}
+    for record in records:
+        if record.cell.kind in TABLES:
+            table = TABLES[record.cell.kind]
+            found = record.outcome.rows or [_row_of_failed(record, table)]
+            rows[table] += [{**row, "cell": record.cell.id} for row in found]
+    return rows
+
+
+def _row_of_failed(record: journal.Record, table: str) -> dict[str, Any]:
+    cell = record.cell
+    fields = {
+        NAMED[table]: cell.settings.get("name", ""),
+        **cell.settings,
+        "optimizer": cell.optimizer,
+        "device": cell.device,
+        "status": str(record.outcome.status),
+        "reason": record.outcome.reason,
+    }
+    return {
+        name: value
+        for name, value in fields.items()
+        if name in COLUMNS[table] and (value is None or isinstance(value, str | int | float))
+    }
+
+
+def _columns(table: str, rows: list[dict[str, Any]]) -> list[str]:
+    """The declared columns; what a row has beyond them comes last rather than getting lost."""
+    return list(dict.fromkeys([*COLUMNS[table], *(name for row in rows for name in row)]))
+
+
+def load_tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """All rows of all finished cells, private ``_`` columns included."""
+    return {
+        table: pd.DataFrame(rows, columns=_columns(table, rows))
+        for table, rows in rows_of(journal.read(folder)).items()
+    }
+
+
+def write_csv(folder: Path) -> None:
+    """Write ``<table>.csv`` for every table, each replaced at a stroke; ``_`` columns stay in the journal."""
+    for table, rows in rows_of(journal.read(folder)).items():
+        atomic_write(Path(folder) / f"{table}.csv", to_csv(table, rows))
+
+
+def to_csv(table: str, rows: list[dict[str, Any]]) -> str:
+    """The text of a CSV file. Numbers keep all their digits; text that a spreadsheet would run gets a leading ``'``.
+
+    Read it with ``pandas.read_csv(path, keep_default_na=False, na_values={...})``: an optimizer may be called ``NA``.
+    """
+    columns = [name for name in _columns(table, rows) if not name.startswith("_")]
+    text = io.StringIO()
+    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")  # "nan" is text, nan a number
+    writer.writerow(columns)
+    writer.writerows([_csv_cell(row.get(name)) for name in columns] for row in rows)
+    return text.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value
+    return "" if value is None else value

@@ -1,0 +1,75 @@
+"""The workloads of `bench.step_time` for pytest-benchmark, for whoever wants its options:
+
+    pytest bench/ --benchmark-only -k "adam and mlp"
+    pytest bench/ --benchmark-only --benchmark-autosave;  pytest bench/ --benchmark-only --benchmark-compare
+
+Contenders run one after the other here, so read differences below some 10 % with care; claims come from
+``python -m bench time``, which interleaves them.
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.utils.benchmark.utils.timer import timer as synchronizing_timer
+
+from bench.contenders import OPTIMIZERS, TIMING_OPTIONS, TORCH_MODES, build, unavailable
+from bench.pinning import pinned
+from bench.problems.parameter_sets import elements, make
+from bench.step_time import WARM_UP_CALLS
+from bench.stream import bytes_per_step
+
+PARAMETER_SETS = ("mlp", "many-small", "many-medium", "resnet18", "one-big")
+
+
+def _devices() -> tuple[str, ...]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a driver that is too old, say: then there is no CUDA device
+        return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_stay_on_their_cores() -> Iterator[None]:
+    """As in `bench.step_time`: else the modes that use torch's pool may stall, and ours would look too good."""
+    with pinned(torch.get_num_threads()):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def memory_of_the_last_one_is_free() -> Iterator[None]:
+    """A set of 33 M elements with its state is half a gigabyte: it must not wait for the garbage collector."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.parametrize("contender", ("ours", *TORCH_MODES))
+@pytest.mark.parametrize("parameter_set", PARAMETER_SETS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("device", _devices())
+# Short steps are bundled into rounds of at least 1 ms, so that the timer's synchronisation does not count.
+@pytest.mark.benchmark(timer=synchronizing_timer, min_time=0.001, max_time=0.2, min_rounds=5, disable_gc=True)
+def test_step(benchmark, device: str, optimizer: str, parameter_set: str, contender: str) -> None:
+    """One `step()`."""
+    reason = unavailable(contender, optimizer, device)
+    if reason:
+        pytest.skip(reason)
+    params = make(parameter_set, device)
+    step = build(contender, optimizer, params, **TIMING_OPTIONS[optimizer]).step
+    # The plugin takes the first call it sees for typical: state must be there and kernels compiled before.
+    for _ in range(1 + WARM_UP_CALLS.get(optimizer, 1)):
+        step()
+    benchmark.group = f"{optimizer} {parameter_set} {device}"
+    benchmark.extra_info.update(
+        device=device,
+        dtype=str(params[0].dtype).removeprefix("torch."),
+        n_params=elements(parameter_set),
+        n_tensors=len(params),
+        bytes=bytes_per_step(optimizer, elements(parameter_set), params[0].element_size()),
+        threads=torch.get_num_threads(),
+        contender=contender,
+    )
+    benchmark(step)

@@ -1,0 +1,194 @@
+"""What a run says, in sentences: equal or not, how much faster, what went wrong. Only from the tables, for the page."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bench.charts.rows import MEASURED, OURS, numbers, rows_of, with_panel
+
+GOOD, BAD, PLAIN = "good", "bad", "plain"
+MODES = {"loop": "for-loop", "foreach": "foreach", "fused": "fused", "compiled": "compiled"}
+SPEED = ("optimizer", "parameter_set", "device", "dtype", "threads", "contender", "status", "verdict", "best_of_torch")
+RATIO = ("ratio", "ratio_low", "ratio_high")
+
+
+class Sentence(NamedTuple):
+    """One finding: `mood` is good, bad or plain."""
+
+    mood: str
+    text: str
+
+
+def sentences(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
+    """The verdict, most important first; a part that was not run is left out."""
+    return [*parity(tables), *speed(tables), *races(tables), *trouble(tables)]
+
+
+def parity(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
+    """How many checks of ours are equal within tolerance, and what torch itself gets wrong."""
+    rows = rows_of(tables, "parity", ("optimizer", "options", "contender", "dtype", "status"))
+    ours = rows[rows["contender"].isin(OURS)]
+    checked = ours[ours["status"].isin(("ok", "wrong", "error"))]
+    found = []
+    if len(checked):
+        equal = int(checked["status"].eq("ok").sum())
+        text = f"{equal:,} of {len(checked):,} checks of our optimizers are equal to the reference within tolerance"
+        bad = checked[checked["status"] != "ok"]
+        names = [f"{row.optimizer} ({row.contender}, {row.dtype}, {row.options})" for row in bad.head(3).itertuples()]
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        text += f"; not equal: {', '.join(names)}{more}." if names else "."
+        found.append(Sentence(BAD if len(bad) else GOOD, text))
+    faults = rows[rows["status"] == "reference fault"]
+    if len(faults):
+        modes = [f"{MODES.get(name, name)} {number}" for name, number in faults["contender"].value_counts().items()]
+        text = (
+            f"In {count(len(faults), 'check')} torch itself is outside the tolerance ({', '.join(modes)}); see below."
+        )
+        found.append(Sentence(PLAIN, text))
+    return found
+
+
+def cells_of_ours(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The timed cells of ours with a ratio, `rival` being the contender that was the best of torch."""
+    rows = rows_of(tables, "step_time", SPEED + RATIO)
+    rows = rows.assign(**{column: numbers(rows[column]) for column in RATIO})
+    rows = with_panel(rows, "parameter_set", ("device", "dtype", "threads"))
+    best = rows[rows["best_of_torch"].eq(True)].drop_duplicates(["panel", "optimizer"])
+    rival = best.set_index(["panel", "optimizer"])["contender"].to_dict()
+    ours = rows[rows["contender"].eq("ours") & rows["ratio"].gt(0) & rows["status"].isin(MEASURED)]
+    return ours.assign(rival=[rival.get(key) for key in zip(ours["panel"], ours["optimizer"], strict=True)])
+
+
+def speed(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
+    """The geometric mean over all cells, the slowest and the fastest cell, and what is slower or inconclusive."""
+    cells = cells_of_ours(tables)
+    if cells.empty:
+        return []
+    mean, low, high = geometric_mean(cells)
+    word = "faster" if low > 1 else "slower" if high < 1 else "even"
+    compared = {
+        "faster": f"{times(mean)} ({span(low, high)}) faster than",
+        "slower": f"{times(1 / mean)} ({span(1 / high, 1 / low)}) slower than",
+        "even": f"as fast ({times(mean)}, {span(low, high)}) as",
+    }[word]
+    text = (
+        f"Over {count(len(cells), 'cell')} our steps are {compared} the best of torch's for-loop, foreach and fused "
+        "(geometric mean)."
+    )
+    mood = {"faster": GOOD, "slower": BAD, "even": PLAIN}[word]
+    found = [Sentence(mood, text)]
+    certain = cells[cells["verdict"] != "inconclusive"].sort_values("ratio")
+    if len(certain) > 1:
+        found.append(Sentence(PLAIN, f"Fastest: {of_cell(certain.iloc[-1])}. Slowest: {of_cell(certain.iloc[0])}."))
+    slower = cells[cells["verdict"] == "slower"]
+    if len(slower):
+        named = "; ".join(of_cell(row) for _, row in slower.head(3).iterrows())
+        more = f"; and {len(slower) - 3} more" if len(slower) > 3 else ""
+        found.append(Sentence(BAD, f"Slower than torch: {named}{more}."))
+    unsure = int(cells["verdict"].eq("inconclusive").sum())
+    if unsure:
+        text = f"Inconclusive, with a 95 % interval wider than ±5 %: {count(unsure, 'cell')}. A quieter machine helps."
+        found.append(Sentence(PLAIN, text))
+    return found
+
+
+def geometric_mean(cells: pd.DataFrame) -> tuple[float, float, float]:
+    """Of the ratios, with a 95 % interval made from those of the cells, taken as independent."""
+    logs = np.log(cells["ratio"].to_numpy())
+    half = np.log((cells["ratio_high"] / cells["ratio_low"]).to_numpy()) / 2
+    half = np.sqrt(np.square(np.nan_to_num(half)).sum()) / len(cells)
+    return float(np.exp(logs.mean())), float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
+
+
+def of_cell(row: pd.Series) -> str:
+    """``Adam is 4.9× (4.7–5.1) faster than torch's fused on mlp``."""
+    rival = f"torch's {MODES.get(row['rival'], 'best mode')}"
+    ratio, low, high = row["ratio"], row["ratio_low"], row["ratio_high"]
+    where = f"{rival} on {row['panel']}"
+    if row["verdict"] == "faster":
+        return f"{row['optimizer']} is {times(ratio)} ({span(low, high)}) faster than {where}"
+    if row["verdict"] == "slower":
+        return f"{row['optimizer']} is {times(1 / ratio)} ({span(1 / high, 1 / low)}) slower than {where}"
+    certainty = "shows no difference from" if row["verdict"] == "no difference" else "is inconclusive against"
+    return f"{row['optimizer']} {certainty} {where} ({times(ratio)}, {span(low, high)})"
+
+
+def count(number: int, noun: str) -> str:
+    """``1 cell``, ``55 cells``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def times(ratio: float) -> str:
+    """``4.9×``."""
+    return f"{significant(ratio)}×"
+
+
+def span(low: float, high: float) -> str:
+    """``4.7–5.1``."""
+    return f"{significant(low)}–{significant(high)}"
+
+
+def significant(value: float) -> str:
+    """Three digits from 10 up, two decimals where a percent counts."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 3 else f"{value:.2f}"
+
+
+def races(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
+    """How many runs on functions and networks diverged."""
+    found = []
+    functions = rows_of(tables, "functions", ("function", "optimizer", "status"))
+    functions = functions[functions["status"].isin((*MEASURED, "diverged"))]
+    networks = rows_of(tables, "networks", ("network", "device", "optimizer", "lr", "seed", "step", "status"))
+    networks = networks[networks["status"].isin((*MEASURED, "diverged"))]
+    runs = networks.groupby(["network", "device", "optimizer", "lr", "seed"], dropna=False)["status"].agg(
+        lambda of_run: of_run.eq("diverged").any()
+    )
+    for problems, name, diverged in (
+        (count(functions["function"].nunique(), "test function"), "runs", functions["status"].eq("diverged")),
+        (count(networks["network"].nunique(), "network"), "trainings", runs),
+    ):
+        if len(diverged):
+            of_all = f"{int(diverged.sum()):,} of {len(diverged):,} {name} on {problems}"
+            found.append(Sentence(PLAIN, f"{of_all} diverged, over all learning rates tried."))
+    return found
+
+
+def trouble(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
+    """How many rows failed or were skipped."""
+    found = failures(tables)
+    words = {"error": "crashed", "oom": "ran out of memory", "skipped": "were skipped"}
+    counts = {status: int(found.loc[found["status"] == status, "rows"].sum()) for status in words}
+    said = [f"{counts[status]:,} {word}" for status, word in words.items() if counts[status]]
+    if not said:
+        return []
+    mood = BAD if counts["error"] else PLAIN
+    return [Sentence(mood, f"Of all rows, {', '.join(said)}; the reasons are below.")]
+
+
+def failures(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """What is not measured or not right, a row per distinct reason, worst first: table, status, what, reason, rows."""
+    order = ("wrong", "error", "oom", "reference fault", "inconclusive", "skipped")
+    parts = []
+    for name in tables:
+        rows = rows_of(tables, name, ("optimizer", "contender", "status", "reason"))
+        rows = rows[rows["status"].isin(order)].assign(table=name)
+        who = rows["optimizer"].fillna("").astype(str)
+        contender = rows["contender"].fillna("").astype(str)
+        parts.append(rows.assign(what=who + (" · " + contender).where(contender != "", "")))
+    columns = ["table", "status", "what", "reason", "rows"]
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    rows = pd.concat(parts).fillna({"reason": ""})
+    grouped = rows.groupby(["table", "status", "reason"], sort=False)["what"].agg([few, "size"]).reset_index()
+    grouped = grouped.rename(columns={"few": "what", "size": "rows"})[columns]
+    return grouped.sort_values("status", key=lambda status: status.map(order.index), kind="stable", ignore_index=True)
+
+
+def few(names: pd.Series) -> str:
+    """The distinct names, at most six."""
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - 6} more" if len(distinct) > 6 else ""
+    return ", ".join(distinct[:6]) + more

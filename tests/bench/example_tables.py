@@ -1,0 +1,154 @@
+"""Small made-up tables in the form of a run's, for tests of charts and page; nothing in them was measured."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from bench.contenders import FUSED_IN_TORCH, OPTIMIZERS
+
+EVIL = r"<script>alert('$\frac$')</script>"  # as mathematics it would be an error
+FUNCTIONS = ("rosenbrock", "rastrigin", "powell-singular")
+MULTIPLES = (0.1, 1.0, 10.0)
+
+
+def example_tables(optimizers=OPTIMIZERS, sets=("mlp", "one-big")) -> dict[str, pd.DataFrame]:
+    """All four tables."""
+    return {
+        "parity": pd.DataFrame(parity(optimizers)),
+        "step_time": pd.DataFrame(step_time(optimizers, sets)),
+        "functions": pd.DataFrame(functions(optimizers)),
+        "networks": pd.DataFrame(networks(optimizers)),
+    }
+
+
+def empty_tables() -> dict[str, pd.DataFrame]:
+    """A run of which nothing is finished yet."""
+    return {name: pd.DataFrame() for name in ("parity", "step_time", "functions", "networks")}
+
+
+def parity(optimizers):
+    for place, optimizer in enumerate(optimizers):
+        for contender in ("eager", "cpu", "loop", "foreach"):
+            for dtype in ("float32", "float64", "bfloat16"):
+                free = dtype == "float64"
+                error = math.nan if free else 0.5 + 0.1 * place
+                yield {
+                    "optimizer": optimizer,
+                    "options": "defaults",
+                    "contender": contender,
+                    "device": "cpu",
+                    "dtype": dtype,
+                    "steps": 100,
+                    "elements": 4000,
+                    "max_difference": 1e-15 if free else math.nan,
+                    "mean_ulp": error / 4,
+                    "max_ulp": error,
+                    "loop_mean_ulp": error / 3,
+                    "loop_max_ulp": 2 * error,
+                    "tolerance": "in words",
+                    "worst": "exp_avg",
+                    "status": "ok",
+                    "reason": "",
+                }
+
+
+def step_time(optimizers, sets):
+    for scale, name in enumerate(sets, start=1):
+        for place, optimizer in enumerate(optimizers):
+            fused = optimizer in FUSED_IN_TORCH["cpu"]
+            speed_up = 4.0 + place
+            times = {
+                "ours": 10.0,
+                "foreach": 10 * speed_up,
+                "loop": 30 * speed_up,
+                "fused": 20 * speed_up if fused else None,
+            }
+            for contender, median in times.items():
+                row = {
+                    "optimizer": optimizer,
+                    "parameter_set": name,
+                    "device": "cpu",
+                    "device_name": "a processor",
+                    "dtype": "float32",
+                    "threads": 2,
+                    "contender": contender,
+                    "best_of_torch": contender == "foreach",
+                    "command": "python -m bench time",
+                    "verdict": "",
+                }
+                if median is None:
+                    yield {**row, "status": "skipped", "reason": f"torch has no fused {optimizer}"}
+                    continue
+                ratio = speed_up if contender == "ours" else median / 10
+                yield {
+                    **row,
+                    "median_us": median * scale,
+                    "q1_us": 0.9 * median * scale,
+                    "q3_us": 1.2 * median * scale,
+                    "ratio": ratio,
+                    "ratio_low": 0.97 * ratio,
+                    "ratio_high": 1.03 * ratio,
+                    "verdict": "faster",
+                    "gb_per_s": 40.0,
+                    "stream_gb_per_s": 42.0,
+                    "share_of_stream": 9.5 / median,
+                    "status": "ok",
+                    "reason": "",
+                }
+
+
+def functions(optimizers):
+    for function in FUNCTIONS:
+        for place, optimizer in enumerate(optimizers):
+            for multiple in MULTIPLES:
+                for seed in (0, 1):
+                    diverged = optimizer == "SGD" and multiple == 10
+                    rate = 0.01 * multiple * (1 + place)
+                    row = {
+                        "function": function,
+                        "dimension": 4 if function == "powell-singular" else 2,
+                        "device": "cpu",
+                        "optimizer": optimizer,
+                        "lr": 1e-3 * multiple,
+                        "lr_multiple": multiple,
+                        "seed": seed,
+                        "steps": 20,
+                        "status": "diverged" if diverged else "ok",
+                        "reason": "loss is nan at step 9" if diverged else "",
+                        "first_bad_step": 9 if diverged else None,
+                        "minimum": 0.0,
+                        "evaluations": 20,
+                        "seconds": 0.01,
+                        "gap": math.inf if diverged else math.exp(-20 * rate) + 0.1 * seed,
+                    }
+                    if seed == 0:
+                        row["_losses"] = [[step, 24 * math.exp(-step * rate)] for step in range(9 if diverged else 21)]
+                    if seed == 0 and multiple == 1 and row["dimension"] == 2:
+                        row["_trace"] = [[-1.2 + 0.1 * step, 1.0 - 0.01 * step * place] for step in range(21)]
+                    yield row
+
+
+def networks(optimizers):
+    for network, minimum in (("regression", math.nan), ("logistic", 0.1)):
+        for place, optimizer in enumerate(optimizers):
+            for multiple in MULTIPLES:
+                for seed in (0, 1):
+                    for step in range(0, 21, 5):
+                        yield {
+                            "network": network,
+                            "optimizer": optimizer,
+                            "device": "cpu",
+                            "lr": 1e-3 * multiple,
+                            "lr_multiple": multiple,
+                            "seed": seed,
+                            "step": step,
+                            "evaluations": step,
+                            "seconds": 1e-3 * step,
+                            "loss": 0.2 + math.exp(-0.01 * multiple * step * (1 + place)),
+                            "minimum": minimum,
+                            "accuracy": 0.9,
+                            "status": "ok",
+                            "reason": "",
+                        }

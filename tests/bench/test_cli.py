@@ -1,0 +1,178 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bench import cli, folder, journal, plan, run
+from bench.cell import Cell, Outcome
+from bench.errors import BenchError, Exit
+from bench.journal import Journal, Record
+from tests.bench import fakes
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def call(*arguments) -> tuple[int, str]:
+    """Exit code and everything printed, as ``python -m bench`` would have it."""
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, BenchError):
+        return int(result.exception.exit_code), f"{result.output}error: {result.exception}"
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def fake_kinds(monkeypatch):
+    monkeypatch.setattr(run.report, "write", fakes.write_page)
+    for name in plan.KINDS:
+        monkeypatch.setitem(plan.KINDS, name, fakes.kind(name, fakes.good))
+
+
+@pytest.mark.parametrize(
+    ("part", "tables"),
+    [
+        ("run", {"parity", "step_time", "functions", "networks"}),
+        ("verify", {"parity"}),
+        ("time", {"step_time"}),
+        ("race", {"functions", "networks"}),
+    ],
+)
+def test_each_command_runs_its_part(fake_kinds, tmp_path, part, tables):
+    code, out = call(part, "--budget", "smoke", "--device", "cpu", "--optimizer", "Adam", "--out", tmp_path)
+    assert code == 0, out
+    filled = {name for name, table in run.tables.load_tables(folder.latest(tmp_path)).items() if len(table)}
+    assert filled == tables
+
+
+def test_options_may_be_repeated_and_reach_the_cells(fake_kinds, tmp_path):
+    arguments = [
+        "--optimizer",
+        "Adam",
+        "--optimizer",
+        "SGD",
+        "--problem",
+        "rosenbrock",
+        "--problem",
+        "mlp",
+        "--seed",
+        "3",
+    ]
+    code, _ = call("race", "--budget", "smoke", "--device", "cpu", "--out", tmp_path, *arguments)
+    cells = [record.cell for record in journal.read(folder.latest(tmp_path))]
+    assert code == 0
+    assert {cell.optimizer for cell in cells} == {"Adam", "SGD"}
+    assert {cell.settings["name"] for cell in cells} == {"rosenbrock", "mlp"}
+    assert {cell.settings["seed"] for cell in cells} == {3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--optimizer", "adamm"], "did you mean 'Adam'?"),
+        (["run", "--problem", "rosenbrok"], "did you mean 'rosenbrock'?"),
+        (["run", "--budget", "ful"], "did you mean 'full'?"),
+        (["run", "--device", "gpu"], "unknown device 'gpu'"),
+        (["run", "--seed", "-1"], "--seed -1 is out of range"),
+        (["run", "--seed", "x"], "--seed"),
+        (["run", "--optmizer", "Adam"], "--optimizer"),
+        (["rnu"], "'run'"),
+        (["report", "nowhere"], "nowhere is not a run"),
+        (["compare", "nowhere", "nowhere"], "nowhere is not a run"),
+        (["compare", "a", "b", "--threshold", "-1"], "--threshold -1.0 makes no sense"),
+        (["compare", "a", "b", "--threshold", "nan"], "--threshold nan makes no sense"),
+    ],
+)
+def test_wrong_input_is_exit_2_and_a_sentence(arguments, says):
+    code, out = call(*arguments)
+    assert code == Exit.USAGE == 2
+    assert says in out and "Traceback" not in out
+
+
+def test_a_sentence_and_no_traceback_reaches_the_terminal():
+    command = [sys.executable, "-m", "bench", "run", "--budget", "smok"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == "error: unknown budget 'smok': did you mean 'smoke'?\n"
+    assert ended.stdout == ""
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from bench import cli; print('torch' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert ended.stdout == "False\n"
+
+
+def test_list_shows_every_name():
+    code, out = call("list")
+    assert code == 0
+    for name in (*plan.OPTIMIZERS, *plan.PROBLEMS, "smoke", "default", "full"):
+        assert name in out.split()
+
+
+def test_report_makes_everything_again(fake_kinds, tmp_path):
+    call("race", "--budget", "smoke", "--device", "cpu", "--out", tmp_path)
+    path = folder.latest(tmp_path)
+    before = (path / "functions.csv").read_text()
+    (path / "functions.csv").unlink()
+    (path / "index.html").unlink()
+    code, out = call("report", tmp_path / "latest")
+    assert code == 0 and str(path / "index.html") in out
+    assert (path / "functions.csv").read_text() == before and (path / "index.html").exists()
+
+
+def test_report_leaves_a_locked_folder_alone(fake_kinds, tmp_path):
+    call("race", "--budget", "smoke", "--device", "cpu", "--out", tmp_path)
+    with folder.lock(folder.latest(tmp_path)):
+        code, out = call("report", tmp_path / "latest")
+    assert code == 5 and "in use by pid" in out
+
+
+def timed_run(path, ratio, low, high, parameter_set="mlp", threads=2):
+    """A run that timed one workload: ours, `ratio` times as fast as torch."""
+    path.mkdir()
+    row = {
+        **{
+            "optimizer": "Adam",
+            "parameter_set": parameter_set,
+            "device": "cpu",
+            "dtype": "float32",
+            "threads": threads,
+        },
+        **{"contender": "ours", "median_us": 10.0, "ratio": ratio, "ratio_low": low, "ratio_high": high},
+    }
+    store = Journal(path)
+    cell = Cell("step_time", "cpu", "Adam", {"name": parameter_set})
+    store.append(Record(cell, Outcome([row, {**row, "contender": "fused", "ratio": 99.0}]), 1.0, "here"))
+    store.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("after", "code", "verdict"),
+    [
+        ((5.0, 4.9, 5.1), 0, "no difference"),
+        ((4.0, 3.9, 4.1), 3, "regression"),
+        ((4.0, 3.0, 5.0), 0, "inconclusive"),  # the intervals overlap
+        ((4.7, 4.6, 4.8), 0, "no difference"),  # apart, but within the threshold
+        ((7.0, 6.9, 7.1), 0, "improvement"),
+    ],
+)
+def test_compare_finds_what_became_slower_against_torch(tmp_path, after, code, verdict):
+    a = timed_run(tmp_path / "a", 5.0, 4.9, 5.1)
+    b = timed_run(tmp_path / "b", *after)
+    found, out = call("compare", a, b)
+    assert (found, out.splitlines()[1].split("  ")[-1]) == (code, verdict)
+
+
+def test_the_threshold_counts(tmp_path):
+    a, b = timed_run(tmp_path / "a", 5.0, 4.9, 5.1), timed_run(tmp_path / "b", 4.0, 3.9, 4.1)
+    assert call("compare", a, b, "--threshold", "0.3")[0] == 0
+
+
+def test_runs_without_a_common_workload_cannot_be_compared(tmp_path):
+    a, b = timed_run(tmp_path / "a", 5.0, 4.9, 5.1), timed_run(tmp_path / "b", 5.0, 4.9, 5.1, threads=1)
+    code, out = call("compare", a, b)
+    assert code == 2 and "no workload in common" in out

@@ -1,0 +1,92 @@
+"""The small networks and their data are what they say."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bench.problems import data, networks
+from bench.problems.networks import NETWORKS
+
+ALL = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+
+
+@ALL
+def test_data_is_standardised_float32_and_split(network):
+    found = network.data()
+    inputs = found.train_inputs
+    assert inputs.dtype == found.test_inputs.dtype == torch.float32
+    assert abs(inputs.mean().item()) < 1e-5 and inputs.std().item() == pytest.approx(1, abs=0.01)
+    share = len(found.test_inputs) / (len(found.test_inputs) + len(inputs))
+    assert share == pytest.approx(0.2, abs=0.01)
+    assert len(found.train_targets) == len(inputs) and len(found.test_targets) == len(found.test_inputs)
+    assert all(torch.isfinite(tensor).all() for tensor in found)
+
+
+def test_known_sizes_and_classes():
+    digits, tumours = data.digits(), data.breast_cancer()
+    assert digits.train_inputs.shape == (1438, 64) and digits.test_inputs.shape == (359, 64)
+    assert set(digits.train_targets.tolist()) == set(range(10))
+    assert tumours.train_inputs.shape == (455, 30) and set(tumours.train_targets[:, 0].tolist()) == {0, 1}
+    per_feature = tumours.train_inputs.std(0, correction=0)
+    torch.testing.assert_close(per_feature, torch.ones(30), rtol=1e-4, atol=1e-4)
+
+
+@ALL
+def test_weights_depend_on_the_seed_only(network):
+    state = torch.random.get_rng_state()
+    first, again, other = (torch.nn.utils.parameters_to_vector(network.build(seed).parameters()) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@ALL
+def test_loss_is_a_scalar_with_gradients_for_everything(network):
+    found, model = network.data(), network.build(0)
+    loss = network.loss(model, found.train_inputs, found.train_targets)
+    loss.backward()
+    assert loss.shape == () and torch.isfinite(loss)
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
+
+
+@ALL
+def test_accuracy(network):
+    found, model = network.data(), network.build(0)
+    accuracy = network.accuracy(model, found.test_inputs, found.test_targets)
+    assert math.isnan(accuracy) if network.correct is None else 0 <= accuracy <= 1
+
+
+def test_right_predictions_are_counted_as_right():
+    outputs = torch.tensor([[2.0], [-1.0], [3.0], [-1.0]])
+    assert NETWORKS["logistic"].correct(outputs, torch.tensor([[1.0], [0.0], [0.0], [1.0]])).float().mean() == 0.5
+    outputs = torch.eye(10)[[3, 4, 5]]
+    assert NETWORKS["digits"].correct(outputs, torch.tensor([3, 4, 6])).tolist() == [True, True, False]
+
+
+def test_logistic_optimum_is_that_of_lbfgs_and_nothing_is_lower():
+    network = NETWORKS["logistic"]
+    inputs, targets = (tensor.double() for tensor in network.data()[:2])
+    model = network.build(0).double()
+    lbfgs = torch.optim.LBFGS(
+        model.parameters(), max_iter=2000, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        lbfgs.zero_grad()
+        loss = network.loss(model, inputs, targets)
+        loss.backward()
+        return loss
+
+    lbfgs.step(closure)
+    found = network.loss(model, inputs, targets).item()
+    optimum = networks.logistic_optimum()
+    assert found >= optimum - 1e-14
+    assert found == pytest.approx(optimum, abs=1e-9)
+
+
+def test_learn_learns():
+    losses = networks.learn()
+    assert losses[0] > 1 and losses[-1] < 0.1
+    assert networks.learn(steps=3) == losses[:3]

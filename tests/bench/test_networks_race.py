@@ -1,0 +1,123 @@
+"""The race on small networks: same data for everybody, honest clock, divergence as rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+
+import pytest
+import torch
+
+from bench import contenders, networks_race, sweep
+from bench.budgets import DEFAULT, SMOKE
+from bench.cell import Cell
+from bench.problems.networks import NETWORKS
+
+SMALL = dataclasses.replace(SMOKE, network_steps=40, network_learning_rates=3, network_seeds=2)
+
+
+def cell(name: str, optimizer: str, budget=SMALL, seed: int = 0) -> Cell:
+    return networks_race.cells(budget, "cpu", [optimizer], [name], seed)[0]
+
+
+def without_seconds(rows):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("optimizer", contenders.OPTIMIZERS)
+def test_every_optimizer_lowers_the_regression_loss(optimizer):
+    rows = networks_race.run(cell("regression", optimizer, SMOKE)).rows
+    assert rows[-1]["step"] == SMOKE.network_steps and rows[-1]["status"] == "ok"
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
+
+
+def test_training_is_that_of_torch():
+    network = NETWORKS["digits"]
+    data = network.data()
+    batches = networks_race.draw_batches(data, 64, 20, sweep.generator(0))
+    ends = []
+    for contender in ("ours", "loop"):
+        model = network.build(0)
+        optimizer = contenders.build(contender, "Adam", model.parameters(), lr=1e-3)
+        with sweep.one_thread():
+            *_, last = networks_race.train(network, model, optimizer, data, batches, 10)
+        ends.append(last["loss"])
+    by_hand = network.build(0)
+    adam = torch.optim.Adam(by_hand.parameters(), lr=1e-3, foreach=False)
+    for inputs, targets in batches:
+        adam.zero_grad()
+        network.loss(by_hand, inputs, targets).backward()
+        adam.step()
+    expected = network.loss(by_hand, data.train_inputs, data.train_targets).item()
+    assert ends == pytest.approx([expected, expected], rel=1e-5)
+
+
+def test_rows():
+    rows = networks_race.run(cell("logistic", "Adam")).rows
+    runs = {(row["lr_multiple"], row["seed"]) for row in rows}
+    assert runs == {(multiple, seed) for multiple in sweep.lr_multiples(3) for seed in range(2)}
+    one = [row for row in rows if row["seed"] == 0 and row["lr_multiple"] == 1]
+    assert [row["step"] for row in one] == list(range(0, 41, 2)) == [row["evaluations"] for row in one]
+    assert one[0]["seconds"] == 0 and all(a["seconds"] < b["seconds"] for a, b in itertools.pairwise(one))
+    assert one[-1]["loss"] < one[0]["loss"] and one[-1]["accuracy"] > 0.8
+    assert all(row["loss"] > row["minimum"] for row in rows)
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_a_seed_fixes_weights_and_data_for_every_optimizer_and_learning_rate():
+    first, other = (networks_race.run(cell("regression", name)).rows for name in ("SGD", "Rprop"))
+    starts = {(row["seed"], row["loss"]) for row in first + other if row["step"] == 0}
+    assert len(starts) == 2  # one for each seed
+    assert without_seconds(networks_race.run(cell("logistic", "SGD")).rows) == without_seconds(
+        networks_race.run(cell("logistic", "SGD")).rows
+    )
+
+
+def test_the_runs_seed_changes_the_start():
+    rows = [networks_race.run(cell("regression", "SGD", SMOKE, seed)).rows for seed in (0, 1)]
+    assert rows[0][0]["loss"] != rows[1][0]["loss"]
+
+
+def test_divergence_ends_the_run_with_a_row_that_says_so():
+    network = NETWORKS["regression"]
+    data, model = network.data(), network.build(0)
+    optimizer = contenders.build("ours", "SGD", model.parameters(), lr=1e4)
+    batches = networks_race.draw_batches(data, 64, 40, sweep.generator(0))
+    points = list(networks_race.train(network, model, optimizer, data, batches, 5))
+    assert [point["status"] for point in points] == ["ok"] * (len(points) - 1) + ["diverged"]
+    assert 0 < points[-1]["step"] < 40 and f"at step {points[-1]['step']}" in points[-1]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "status", "words"),
+    [(9.0, "ok", ""), (11.0, "diverged", "more than"), (math.nan, "diverged", "nan"), (math.inf, "diverged", "inf")],
+)
+def test_judge(loss, status, words):
+    found, reason = networks_race.judge(loss, 10.0, 5)
+    assert found == status and words in reason
+
+
+def test_batches_use_every_sample_once_an_epoch_in_fresh_order():
+    data = NETWORKS["digits"].data()
+    a_whole_epoch = 1438 // 64
+    drawn = networks_race.draw_batches(data, 64, 2 * a_whole_epoch, sweep.generator(0))
+    assert len(drawn) == 2 * a_whole_epoch and drawn[0][0].shape == (64, 64) and drawn[0][1].shape == (64,)
+    row_number = {tuple(row): place for place, row in enumerate(data.train_inputs.tolist())}
+    seen = [[row_number[tuple(row)] for inputs, _ in part for row in inputs.tolist()] for part in
+            (drawn[:a_whole_epoch], drawn[a_whole_epoch:])]  # fmt: skip
+    assert all(len(set(part)) == len(part) for part in seen) and seen[0] != seen[1]
+    again = networks_race.draw_batches(data, 64, 3, sweep.generator(0))
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(drawn, again, strict=False))
+    targets = [data.train_targets[row_number[tuple(row)]] for row in drawn[0][0].tolist()]
+    assert torch.equal(torch.stack(targets), drawn[0][1])
+
+
+def test_cells():
+    assert len(networks_race.cells(DEFAULT, "cpu", ["SGD", "Adam"], None, 0)) == 2 * len(NETWORKS)
+    assert [c.label for c in networks_race.cells(SMOKE, "cpu", ["SGD"], None, 0)] == ["SGD · regression · cpu"]
+    assert [c.label for c in networks_race.cells(SMOKE, "cpu", ["SGD"], ["beale", "digits"], 0)] == [
+        "SGD · digits · cpu"
+    ]
+    assert cell("digits", "SGD", seed=1).id != cell("digits", "SGD", seed=2).id

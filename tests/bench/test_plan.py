@@ -1,0 +1,118 @@
+import warnings
+
+import pytest
+
+from bench import plan
+from bench.budgets import BUDGETS
+from bench.errors import BenchError, Exit
+from tests.bench import fakes
+
+
+def make(**changes):
+    asked = {
+        "budget": "smoke",
+        "device": "cpu",
+        "optimizers": (),
+        "problems": (),
+        "seed": 0,
+        "kinds": tuple(plan.KINDS),
+    }
+    return plan.make(**{**asked, **changes})
+
+
+@pytest.fixture
+def fake_kinds(monkeypatch):
+    for name in plan.KINDS:
+        monkeypatch.setitem(plan.KINDS, name, fakes.kind(name, fakes.good))
+
+
+def test_cells_come_kind_by_kind_and_verification_first(fake_kinds):
+    cells = make(optimizers=["Adam", "SGD"]).cells
+    assert list(dict.fromkeys(cell.kind for cell in cells)) == ["verify", "step_time", "functions", "networks"]
+    assert len(cells) == 4 * 2 * 3 == len({cell.id for cell in cells})
+
+
+def test_the_parts_together_are_the_run():
+    assert plan.PARTS["run"] == ("verify", "step_time", "functions", "networks")
+    assert sum((plan.PARTS[part] for part in ("verify", "time", "race")), ()) == plan.PARTS["run"]
+
+
+def test_the_id_follows_the_content(fake_kinds):
+    assert make().id == make().id
+    assert len({make().id, make(seed=1).id, make(optimizers=["Adam"]).id, make(kinds=["verify"]).id}) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"budget": "smok"}, "unknown budget 'smok': did you mean 'smoke'?"),
+        ({"optimizers": ["adma"]}, "unknown optimizer 'adma': did you mean 'Adam'?"),
+        ({"optimizers": ["Adam", "RMSPropp"]}, "unknown optimizer 'RMSPropp': did you mean 'RMSprop'?"),
+        ({"problems": ["rosenbrok"]}, "unknown problem 'rosenbrok': did you mean 'rosenbrock'?"),
+        ({"device": "cud"}, "unknown device 'cud': did you mean 'cuda'?"),
+        ({"budget": "zzzz"}, "unknown budget 'zzzz': there are: smoke, default, full."),
+        ({"seed": -1}, "--seed -1 is out of range"),
+        ({"seed": 2**32}, "--seed 4294967296 is out of range"),
+    ],
+)
+def test_wrong_input_ends_with_exit_2_and_the_remedy(changes, says):
+    with pytest.raises(BenchError) as caught:
+        make(**changes)
+    assert says in str(caught.value)
+    assert caught.value.exit_code == Exit.USAGE == 2
+
+
+def test_case_does_not_matter(fake_kinds):
+    assert {cell.optimizer for cell in make(optimizers=["adamw", "SGD"]).cells} == {"AdamW", "SGD"}
+
+
+def test_an_empty_selection_is_an_error(monkeypatch):
+    monkeypatch.setitem(plan.KINDS, "functions", fakes.kind("functions", fakes.good, problems=()))
+    with pytest.raises(BenchError, match="nothing to run") as caught:
+        make(kinds=["functions"])
+    assert caught.value.exit_code == 2
+
+
+def test_cuda_without_one_is_one_sentence(monkeypatch):
+    def no_driver():
+        warnings.warn("the driver is too old\nand more", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(plan.torch.cuda, "is_available", no_driver)
+    with pytest.raises(BenchError, match=r"sees no CUDA device \(the driver is too old\)") as caught:
+        plan.devices_of("cuda")
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+    assert plan.devices_of("all") == ("cpu",)
+
+
+def test_all_means_what_is_there(monkeypatch):
+    monkeypatch.setattr(plan.torch.cuda, "is_available", lambda: True)
+    assert plan.devices_of("all") == ("cpu", "cuda")
+    assert plan.devices_of("cuda") == ("cuda",)
+
+
+def test_the_description_says_how_much_and_where(fake_kinds, tmp_path):
+    made = make(optimizers=["Adam"], kinds=["verify", "functions"])
+    done = {made.cells[0].id}
+    text = "\n".join(plan.describe(made, done, "a machine", tmp_path))
+    assert "a machine" in text and str(tmp_path) in text
+    assert "smoke: 5 of 6 cells left" in text
+    assert "functions     3 cells" in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "00:00"), (190.4, "03:10"), (59.6, "01:00"), (3790, "1:03:10")])
+def test_clock(seconds, text):
+    assert plan.clock(seconds) == text
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_every_real_kind_plans_cells_with_plain_settings_and_ids_of_their_own(budget):
+    """Against the real measuring modules: the ids must be stable and the journal must take the settings."""
+    from bench.journal import encode
+
+    made = make(budget=budget)
+    assert {cell.kind for cell in made.cells} == set(plan.KINDS)
+    assert made.id == make(budget=budget).id
+    for cell in made.cells:
+        assert encode(cell.settings) and cell.expected_seconds > 0
+        assert "name" in cell.settings

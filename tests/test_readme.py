@@ -1,0 +1,78 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line.split("  #")[0].strip() for kind, text in BLOCKS if not kind for line in text.splitlines()]
+BY_CI = ["make bench", "make test"]  # .ci/run calls them
+
+
+def test_ci_runs_the_two_commands():
+    script = (ROOT / ".ci" / "run").read_text()
+    for command in BY_CI:
+        assert command in COMMANDS and command in script
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder to run in, so that the results of whoever tests stay as they are."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "bench").symlink_to(ROOT / "bench")
+    return folder
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in BY_CI])
+def test_command(command, folder):
+    words = shlex.split(command)
+    where = folder
+    if words[0] == "pytest":
+        words, where = ["python", "-m", *words], ROOT
+    assert words[0] == "python"
+    for name in ("A", "B"):
+        link = folder / "results" / name
+        if str(link.relative_to(folder)) in words and not link.exists():
+            link.symlink_to((folder / "results" / "latest").resolve())
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *words[1:]], cwd=where, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_python_blocks(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    train, _, lion = [text for kind, text in BLOCKS if kind == "python"]
+    names = {"model": model}
+    exec(train, names)
+    assert type(names["optimizer"]).__module__ == "optimizers.adam"
+    module = tmp_path / "lion_of_the_readme.py"  # a rule has to be in a file, for the compilers read its source
+    module.write_text(lion)
+    sys.path.insert(0, str(tmp_path))
+    try:
+        from lion_of_the_readme import Lion
+    finally:
+        sys.path.pop(0)
+    start = torch.linspace(-1, 1, 50)
+    results = []
+    for fast in (True, False):
+        p = torch.nn.Parameter(start.clone())
+        optimizer = Lion([p], lr=0.1, weight_decay=0.1)
+        if not fast:
+            optimizer.param_groups[0]["foreach"] = False
+        for _ in range(20):
+            p.grad = p.detach().clone()
+            optimizer.step()
+        assert optimizer.executors()[0][1] == ("cpu" if fast else "eager")
+        results.append(p.detach())
+    torch.testing.assert_close(*results)
+    assert results[0].abs().max() < 0.2
