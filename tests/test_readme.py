@@ -33,7 +33,10 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in BY_CI])
+SLOW = [pytest.param(c, marks=pytest.mark.slow) if c.startswith("pytest") else c for c in COMMANDS if c not in BY_CI]
+
+
+@pytest.mark.parametrize("command", SLOW)
 def test_command(command, folder):
     words = shlex.split(command)
     where = folder
@@ -43,7 +46,7 @@ def test_command(command, folder):
     for name in ("A", "B"):
         link = folder / "results" / name
         if str(link.relative_to(folder)) in words and not link.exists():
-            link.symlink_to((folder / "results" / "latest").resolve())
+            link.symlink_to(min((folder / "results").glob("2*")))  # the whole run: the first, by its date
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, *words[1:]], cwd=where, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -75,4 +78,4 @@ def test_python_blocks(tmp_path):
         assert optimizer.executors()[0][1] == ("cpu" if fast else "eager")
         results.append(p.detach())
     torch.testing.assert_close(*results)
-    assert results[0].abs().max() < 0.2
+    assert results[0].abs().max() < 0.3
