@@ -177,20 +177,14 @@ def first_bad_step(function: Function, losses: Tensor) -> tuple[int | None, str]
 
 
 def keep_curves(rows: list[dict[str, Any]], function: Function, found: Descent) -> None:
-    """Add `_losses` to the rows of seed 0 and, in two dimensions, `_trace` to the one of them that ended lowest."""
+    """Add `_losses` and, in two dimensions, `_trace` to the run of seed 0 that ended lowest: what the charts show."""
     published = [run for run, row in enumerate(rows) if row["seed"] == 0]
-    for run in published:
-        rows[run]["_losses"] = [
-            [step, short(found.losses[step, run].item())] for step in found.kept if counts(rows[run], step)
-        ]
+    # Where it ended, not the best it passed: a run that only jumps about passes good points by luck.
+    best = min(published, key=lambda run: rows[run]["final_loss"] if rows[run]["status"] == Status.OK else math.inf)
+    kept = [(place, step) for place, step in enumerate(found.kept) if counts(rows[best], step)]
+    rows[best]["_losses"] = [[step, short(found.losses[step, best].item())] for _, step in kept]
     if function.dimension == 2:
-        # Where it ended, not the best it passed: a run that only jumps about passes good points by luck.
-        best = min(published, key=lambda run: rows[run]["final_loss"] if rows[run]["status"] == Status.OK else math.inf)
-        rows[best]["_trace"] = [
-            [short(x) for x in point.tolist()]
-            for step, point in zip(found.kept, found.points[:, best], strict=True)
-            if counts(rows[best], step)
-        ]
+        rows[best]["_trace"] = [[short(x) for x in found.points[place, best].tolist()] for place, _ in kept]
 
 
 def short(number: float) -> float:

@@ -30,9 +30,9 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def function_curves(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The gap along the seed-0 run with the lowest gap, for each function × optimizer."""
+    """The gap along the seed-0 run that ended lowest, for each function × optimizer."""
     parts = []
-    for row in rows.best_published(rows.function_runs(tables), "_losses").to_dict("records"):
+    for row in rows.with_curve(rows.function_runs(tables), "_losses").to_dict("records"):
         steps, losses = np.asarray(row["_losses"], dtype=float).T
         finite = np.isfinite(losses)
         part = pd.DataFrame({"step": steps[finite], "gap": np.maximum(losses[finite] - row["minimum"], FLOOR)})

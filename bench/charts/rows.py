@@ -80,11 +80,9 @@ def function_runs(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return with_panel(found, "function", ("device",))
 
 
-def best_published(runs: pd.DataFrame, kept: str) -> pd.DataFrame:
-    """Per panel × optimizer the run with the lowest gap, of those that have `kept` (`_losses` or `_trace`; seed 0)."""
-    have = runs[runs[kept].map(lambda value: isinstance(value, list) and len(value) > 0).astype(bool)]
-    ordered = have.assign(gap=have["gap"].fillna(np.inf)).sort_values("gap", kind="stable")
-    return ordered.drop_duplicates(["panel", "optimizer"]).sort_index()
+def with_curve(runs: pd.DataFrame, kept: str) -> pd.DataFrame:
+    """The runs that kept a curve (`_losses` or `_trace`): of each panel × optimizer the best one of seed 0."""
+    return runs[runs[kept].map(lambda value: isinstance(value, list) and len(value) > 0).astype(bool)]
 
 
 def network_points(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -123,7 +123,7 @@ def functions(optimizers):
                         "seconds": 0.01,
                         "gap": math.inf if diverged else math.exp(-20 * rate) + 0.1 * seed,
                     }
-                    if seed == 0:
+                    if seed == 0 and multiple == MULTIPLES[-1]:  # what the race keeps: the best, or all diverged
                         row["_losses"] = [[step, 24 * math.exp(-step * rate)] for step in range(9 if diverged else 21)]
                     if seed == 0 and multiple == 1 and row["dimension"] == 2:
                         row["_trace"] = [[-1.2 + 0.1 * step, 1.0 - 0.01 * step * place] for step in range(21)]
