@@ -10,7 +10,7 @@ import torch.optim.optimizer as torch_optimizer
 from torch import Tensor
 
 from .algorithm import Algorithm
-from .executors.plan import Plan
+from .executors.plan import Plan, choose
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -54,11 +54,9 @@ class Optimizer(torch.optim.Optimizer):
         """For each parameter: the executor that steps it (``eager``, ``cpu``, ``cuda``) and, if eager, the reason.
 
         Parameters without a gradient and without state are left out: they are not stepped, and what their gradient
-        will be like decides. State that the next step needs is created.
+        will be like decides.
         """
-        plan = Plan(self)
-        self._plan = None
-        return [(row.p, "eager" if row.reason else row.p.device.type, row.reason) for row in plan.rows]
+        return [(row.p, "eager" if row.reason else row.p.device.type, row.reason) for row in choose(self)[0]]
 
     def mode_reason(self, group: Mapping[str, Any]) -> str:
         """Why the options of a group ask for the eager executor, or an empty string."""

@@ -15,12 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..algorithm import ITEMS, Algorithm
 from . import eager, kernels
 from .generate import FIRST, GROUP, NUMEL, ROW_HEAD
 from .tensors import overlapping, refusal
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
+
+SHARED = "shares memory with another parameter or state"
 
 #: options that decide how a group is stepped, beside those that decide which states it has
 MODES = ("foreach", "fused", "capturable", "differentiable")
@@ -35,12 +38,65 @@ class Row:
     reason: str  # why no kernel steps it; empty if one does
     slots: list[Tensor | None] = field(default_factory=list)
     scalars: list[Tensor] = field(default_factory=list)
-    first: bool = False
+    fresh: bool = False  # whether state has to be created for it
+    first: bool = False  # whether the next step is the first with its state
 
     @property
     def written(self) -> list[Tensor]:
         """The tensors that a step changes."""
         return [self.p, *(s for s in self.slots if s is not None), *self.scalars]
+
+
+def choose(optimizer: Optimizer) -> tuple[list[Row], list[Tensor]]:
+    """A row for every parameter that has a gradient or state, and the parameters that have neither yet.
+
+    Raises what torch raises for gradients that an optimizer does not take. Changes nothing.
+    """
+    rows: list[Row] = []
+    dormant: list[Tensor] = []
+    for index, group in enumerate(optimizer.param_groups):
+        mode = optimizer.mode_reason(group)
+        for p in group["params"]:
+            fresh = optimizer.lacks_state(p, group)
+            if p.grad is None and fresh:
+                dormant.append(p)
+                continue
+            if p.grad is not None:
+                optimizer.check_gradient(p, group)
+            slots, scalars = ([], []) if fresh else optimizer.states(p, group)
+            row = Row(p, index, mode, slots, scalars, fresh)
+            row.reason = mode or refuse(optimizer.algorithm, row)
+            rows.append(row)
+    for i in overlapping((i, row.written) for i, row in enumerate(rows) if not row.reason):
+        rows[i].reason = SHARED
+    return rows, dormant
+
+
+def refuse(algorithm: Algorithm, row: Row) -> str:
+    """Why no kernel may step this row as it is, or an empty string."""
+    p, g = row.p, row.p.grad
+    if reason := kernels.unsupported(algorithm, p):
+        return reason
+    if reason := refusal(p):
+        return f"the parameter {reason}"
+    if g is not None and (reason := refusal(g, p)):
+        return f"the gradient {reason}"
+    if g is not None and g.dtype != p.dtype:
+        return f"the gradient is {g.dtype}, the parameter {p.dtype}"
+    slots = [s for s in row.slots if s is not None]
+    for s in slots:
+        if reason := refusal(s, p):
+            return f"a state tensor {reason}"
+    if len({s.dtype for s in slots}) > 1 or not all(kernels.state_dtype_fits(p.dtype, s.dtype) for s in slots):
+        return f"the state is {', '.join(sorted({str(s.dtype) for s in slots}))}, the parameter {p.dtype}"
+    for s in row.scalars:
+        if s.device.type != "cpu" or s.numel() != 1 or s.dtype not in (torch.float32, torch.float64):
+            return f"a scalar state is a {s.dtype} tensor of {s.numel()} elements on {s.device}"
+        if reason := refusal(s):
+            return f"a scalar state {reason}"
+    if len({s.dtype for s in row.scalars}) > 1:
+        return "the scalar states differ in dtype"
+    return ""
 
 
 class Plan:
@@ -56,7 +112,8 @@ class Plan:
         self.getters = [itemgetter(*[key for key in wanted if key in group]) for group in self.groups]
         self.present = [self.algorithm.present(group) for group in self.groups]
         self.modes = [optimizer.mode_reason(group) for group in self.groups]
-        self.rows, self.dormant = self._rows(optimizer)
+        self.rows, self.dormant = choose(optimizer)
+        self._complete(optimizer)
         self.values: list[tuple] = [()] * len(self.groups)
         self.frozen = [self._frozen(group) for group in self.groups]
         self.hyper = np.zeros((max(len(self.groups), 1), len(self.algorithm.hyper) + 1))
@@ -69,70 +126,32 @@ class Plan:
             self.watch.add(job.rows, ROW_HEAD + len(self.algorithm.scalars), [row.written for row in rows])
 
     def _group_keys(self) -> list[str]:
-        from ..algorithm import ITEMS
-
         return list(dict.fromkeys(ITEMS[name][0] if name in ITEMS else name for name in self.algorithm.hyper))
 
     def _frozen(self, group: dict[str, Any]) -> tuple:
         """What a plan cannot be adapted to: the options that decide states and executors."""
         return (self.algorithm.present(group), *[group.get(mode) for mode in MODES])
 
-    def _rows(self, optimizer: Optimizer) -> tuple[list[Row], list[Tensor]]:
-        """A row for every parameter that has a gradient or state, and the parameters that have neither yet."""
-        rows: list[Row] = []
-        dormant: list[Tensor] = []
-        fresh_ids: set[int] = set()
-        for index, group in enumerate(self.groups):
-            for p in group["params"]:
-                fresh = optimizer.lacks_state(p, group)
-                if p.grad is None and fresh:
-                    dormant.append(p)
-                    continue
-                if p.grad is not None:
-                    optimizer.check_gradient(p, group)
-                if fresh:
-                    optimizer.initialize(p, group)
-                    fresh_ids.add(id(p))
-                slots, scalars = optimizer.states(p, group)
-                row = Row(p, index, "", slots, scalars, first=id(p) in fresh_ids)
-                row.reason = self.modes[index] or self.refuse(row)
-                rows.append(row)
-        tensors = [(i, row.written) for i, row in enumerate(rows) if not row.reason]
-        for i in overlapping(tensors):
-            rows[i].reason = "shares memory with another parameter or state"
-        for row in rows:
+    def _complete(self, optimizer: Optimizer) -> None:
+        """Creates the state that is missing, once nothing can refuse the step any more."""
+        self._insist_on_fused()
+        fresh = {id(row.p) for row in self.rows if row.fresh}
+        for row in self.rows:
+            if id(row.p) in fresh:
+                row.first = True  # a parameter listed twice takes its first step twice, as in torch
+                optimizer.initialize(row.p, self.groups[row.group])
+                row.slots, row.scalars = optimizer.states(row.p, self.groups[row.group])
+                row.reason = row.reason or refuse(self.algorithm, row)  # some of it may have been there before
+        self._insist_on_fused()
+
+    def _insist_on_fused(self) -> None:
+        """Raises if a group that asks for a kernel holds a parameter that has none."""
+        for row in self.rows:
             if row.reason and self.groups[row.group].get("fused"):
                 raise RuntimeError(
                     f"`fused=True` needs a kernel for every parameter, but for one of shape {tuple(row.p.shape)} there "
                     f"is none: {row.reason}. Leave `fused` at None to step such a parameter without a kernel."
                 )
-        return rows, dormant
-
-    def refuse(self, row: Row) -> str:
-        """Why no kernel may step this row as it is, or an empty string."""
-        p, g = row.p, row.p.grad
-        if reason := kernels.unsupported(self.algorithm, p):
-            return reason
-        if reason := refusal(p):
-            return f"the parameter {reason}"
-        if g is not None and (reason := refusal(g, p)):
-            return f"the gradient {reason}"
-        if g is not None and g.dtype != p.dtype:
-            return f"the gradient is {g.dtype}, the parameter {p.dtype}"
-        slots = [s for s in row.slots if s is not None]
-        for s in slots:
-            if reason := refusal(s, p):
-                return f"a state tensor {reason}"
-        if len({s.dtype for s in slots}) > 1 or not all(kernels.state_dtype_fits(p.dtype, s.dtype) for s in slots):
-            return f"the state is {', '.join(sorted({str(s.dtype) for s in slots}))}, the parameter {p.dtype}"
-        for s in row.scalars:
-            if s.device.type != "cpu" or s.numel() != 1 or s.dtype not in (torch.float32, torch.float64):
-                return f"a scalar state is a {s.dtype} tensor of {s.numel()} elements on {s.device}"
-            if reason := refusal(s):
-                return f"a scalar state {reason}"
-        if len({s.dtype for s in row.scalars}) > 1:
-            return "the scalar states differ in dtype"
-        return ""
 
     def _buckets(self) -> dict[tuple, list[Row]]:
         """The rows of each kernel: one for each device, combination of dtypes, and set of states."""
@@ -198,8 +217,8 @@ class Plan:
     def _stays(self, optimizer: Optimizer, row: Row) -> bool:
         """Whether a row that no kernel stepped last time still has none."""
         optimizer.check_gradient(row.p, self.groups[row.group])
-        permanent = row.reason.startswith("shares memory") or self.modes[row.group]
-        return bool(permanent or self.refuse(row))
+        permanent = row.reason == SHARED or self.modes[row.group]
+        return bool(permanent or refuse(self.algorithm, row))
 
     def run(self) -> None:
         """Steps every parameter that has a gradient; `holds` or `prime` has just read the gradients."""

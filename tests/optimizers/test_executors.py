@@ -205,3 +205,23 @@ def test_differentiable_lets_autograd_through_the_step():
     start = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
     after_two_steps(start).sum().backward()
     assert start.grad.isfinite().all() and lr.grad.isfinite() and lr.grad != 0
+
+
+def test_asking_for_executors_changes_nothing():
+    (params, optimizer), theirs = pair("SGD", momentum=0.9, dampening=0.5)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    assert {name for name, _ in chosen(optimizer)} == {"cpu"}
+    assert not optimizer.state
+    train((params, optimizer), theirs, steps=3)
+    assert_close(params, theirs[0])
+
+
+def test_a_step_that_fails_has_changed_nothing():
+    (params, optimizer), _ = pair("Adam", shapes=((4,), (4, 2)))
+    before = [p.detach().clone() for p in params]
+    params[0].grad = torch.ones(4)
+    params[1].grad = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.ones(1, 2), (4, 2))
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        optimizer.step()
+    assert all(map(torch.equal, params, before)) and not optimizer.state
