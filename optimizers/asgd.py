@@ -33,6 +33,7 @@ class ASGD(Optimizer, torch.optim.ASGD):
     Source: Polyak and Juditsky, SIAM J. Control Optim. 30 (1992); the schedule is Bottou's.
     """
 
+    capturable_words = "params, mus, etas, and state_steps"
     algorithm = Algorithm(coefficients, rule, scalars={"step": 0.0, "eta": "lr", "mu": 1.0}, slots={"ax": Slot()})
 
     def __init__(

@@ -53,6 +53,7 @@ class NAdam(Optimizer, torch.optim.NAdam):
     Source: Dozat, "Incorporating Nesterov momentum into Adam", ICLR workshop 2016, algorithm 2.
     """
 
+    capturable_words = "params, mu_products and state_steps"
     algorithm = Algorithm(
         coefficients,
         rule,

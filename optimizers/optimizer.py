@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 import torch.optim.optimizer as torch_optimizer
 from torch import Tensor
+from torch.optim.optimizer import _get_capturable_supported_devices
 
 from .algorithm import Algorithm
 from .executors.plan import Plan, choose
@@ -36,6 +37,7 @@ class Optimizer(torch.optim.Optimizer):
 
     algorithm: ClassVar[Algorithm]
     sparse_error: ClassVar[str] = ""
+    capturable_words: ClassVar[str] = "params and state_steps"
     _plan: Plan | None = None
 
     def accept_fused(self, fused: bool | None) -> None:
@@ -60,8 +62,6 @@ class Optimizer(torch.optim.Optimizer):
 
     def mode_reason(self, group: Mapping[str, Any]) -> str:
         """Why the options of a group ask for the eager executor, or an empty string."""
-        if torch.compiler.is_compiling():
-            return "the step is being compiled"
         if group.get("differentiable"):
             return "differentiable=True"
         if group.get("capturable"):
@@ -73,6 +73,12 @@ class Optimizer(torch.optim.Optimizer):
     def check_gradient(self, p: Tensor, group: Mapping[str, Any]) -> None:
         """Refuses the gradients that torch refuses, in its words."""
         assert p.grad is not None
+        if group.get("capturable"):
+            supported = _get_capturable_supported_devices(supports_xla=not isinstance(self, torch.optim.Adadelta))
+            if p.device.type not in supported:
+                raise AssertionError(
+                    f"If capturable=True, {self.capturable_words} must be on supported devices: {supported}."
+                )
         if p.grad.is_sparse:
             if self.algorithm.sparse is None:
                 message = self.sparse_error or f"{type(self).__name__} does not support sparse gradients"
@@ -98,7 +104,8 @@ class Optimizer(torch.optim.Optimizer):
     def initialize(self, p: Tensor, group: Mapping[str, Any]) -> None:
         """Creates what state is missing, as declared."""
         state = self.state[p]
-        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+        double = torch.get_default_dtype() == torch.float64 and not group.get("fused")
+        dtype = torch.float64 if double else torch.float32
         device = p.device if group.get("capturable") else "cpu"
         with torch.inference_mode(False), torch.no_grad():
             for name, init in self.algorithm.scalars.items():
@@ -112,6 +119,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Steps every parameter that has a gradient, and returns the loss if a `closure` computes it."""
+        if torch.compiler.is_compiling():
+            return _uncompiled_step(self, closure)  # raw pointers are nothing to trace
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
@@ -127,8 +136,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes a state dict of this class or of torch's of the same name."""
+        self._plan = None  # or it would keep the old state's tables
         super().load_state_dict(state_dict)
         for group in self.param_groups:
+            if "fused" in self.defaults:
+                group.setdefault("fused", self.defaults["fused"])
             if not group.get("capturable"):
                 for p in group["params"]:
                     for name in self.algorithm.scalars.keys() & self.state.get(p, {}).keys():
@@ -153,26 +165,17 @@ def _step(self: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
         return loss
     if torch.cuda.is_initialized():
         self._accelerator_graph_capture_health_check()
-    plan = self._plan
-    if plan is None or not plan.holds(self, scale):
+    if self._plan is None or not self._plan.step(self, scale):
         self._plan = None
         plan = Plan(self)
-        if not plan.holds(self, scale):
+        if not plan.step(self, scale):
             raise RuntimeError("the parameters changed while they were being stepped; step from one thread at a time")
         self._plan = plan
-    if plan.rest:
-        previous = torch.is_grad_enabled()
-        try:
-            torch.set_grad_enabled(bool(self.defaults.get("differentiable")))
-            plan.run()
-        finally:
-            torch.set_grad_enabled(previous)
-    else:
-        plan.run()
     return loss
 
 
 _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
+_uncompiled_step = torch._disable_dynamo(_step)
 
 
 def _number(init: float | str, group: Mapping[str, Any]) -> float:

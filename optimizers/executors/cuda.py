@@ -20,13 +20,11 @@ PIECE, BLOCK, WARPS = 8192, 2048, 8
 #: copies to the device that may be under way before the host waits for the oldest
 RING = 4
 
-_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-
 
 @functools.cache
 def kernel(algorithm: Algorithm, present: tuple[bool, ...], dtype: torch.dtype, state_dtype: torch.dtype):
     """The Triton kernel for one combination of states and dtypes."""
-    text = generate.triton_kernel(algorithm, present, _NAMES[dtype], _NAMES[state_dtype])
+    text = generate.triton_kernel(algorithm, present, generate.name(dtype), generate.name(state_dtype))
     return generate.load(text, "kernel", triton.__version__, inspect.getsource(triton_dialect)).kernel
 
 
@@ -62,6 +60,8 @@ class Mirror:
 class Job:
     """One kernel over one table of rows on one device."""
 
+    direct = False
+
     def __init__(
         self,
         algorithm: Algorithm,
@@ -88,7 +88,8 @@ class Job:
     def run(self) -> None:
         """Steps the active rows."""
         index = self.prologue.run()
-        np.copyto(self.coefs, self.prologue.coefs, casting="same_kind")
+        with np.errstate(over="ignore"):  # too large for float32 is infinity there, as in torch
+            np.copyto(self.coefs, self.prologue.coefs, casting="same_kind")
         active = self.rows[:, ACTIVE] != 0
         self.table[:, 0] = np.where(active, self.rows[:, NUMEL], 0)  # a program of an inactive row finds nothing to do
         self.table[:, 1] = index

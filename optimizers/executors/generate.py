@@ -7,16 +7,20 @@ that went into it, so a changed rule, dialect or compiler never meets an old bin
 from __future__ import annotations
 
 import ast
+import atexit
 import functools
 import hashlib
 import importlib.util
 import inspect
 import os
+import shutil
 import sys
 import tempfile
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ..algorithm import Algorithm
 
@@ -25,28 +29,37 @@ ROW_HEAD = 5
 NUMEL, GROUP, COEFFICIENTS, FIRST, ACTIVE = range(ROW_HEAD)
 
 
+def name(dtype: Any) -> str:
+    """``float32`` for ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
 @functools.cache
 def cache_folder() -> Path:
-    """A folder of this user's for generated sources; a private temporary one where the usual place is read-only."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-    folder = Path(base) / "torch-optimizer-kernels"
+    """A folder of this user's for generated sources; a private temporary one where the usual place is no good."""
     try:
+        base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+        folder = Path(base) / "torch-optimizer-kernels"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+            raise PermissionError(f"{folder} belongs to somebody else, and what lies in it would be executed")
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="torch-optimizer-kernels-"))
+    except (OSError, RuntimeError):  # the latter: there is no home directory
+        folder = Path(tempfile.mkdtemp(prefix="torch-optimizer-kernels-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
 
-def load(text: str, name: str, *ingredients: str) -> ModuleType:
+def load(text: str, kind: str, *ingredients: str) -> ModuleType:
     """The module with this source; `ingredients` are what else decides the machine code (dialect, versions)."""
     digest = hashlib.sha256("\0".join([text, sys.version, *ingredients]).encode()).hexdigest()[:20]
-    key = f"optimizers_generated_{name}_{digest}"
+    key = f"optimizers_generated_{kind}_{digest}"
     if key in sys.modules:
         return sys.modules[key]
     path = cache_folder() / f"{key}.py"
-    if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as draft:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:  # or a power cut left half of it
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as draft:
             draft.write(text)
         os.replace(draft.name, path)
     spec = importlib.util.spec_from_file_location(key, path)
@@ -61,9 +74,29 @@ def load(text: str, name: str, *ingredients: str) -> ModuleType:
     return module
 
 
-def definition(function) -> str:
-    """The source of a function, under the name it has in generated code: ``rule`` or ``coefficients``."""
-    return textwrap.dedent(inspect.getsource(function))
+@functools.cache
+def numba_ingredients() -> tuple[str, ...]:
+    """What decides Numba's machine code besides the text that is compiled."""
+    import llvmlite
+    import numba
+
+    sources = [Path(__file__).with_name(f"{file}.py") for file in ("generate", "raw", "numba_dialect")]
+    return (numba.__version__, llvmlite.__version__, *[source.read_text(encoding="utf-8") for source in sources])
+
+
+@functools.cache
+def compiled(kind: str) -> ModuleType:
+    """The module ``jit_<kind>.py`` of this package, compiled anew when anything it was made of has changed.
+
+    Numba by itself looks only at the file that a function stands in, not at what it takes from others.
+    """
+    text = Path(__file__).with_name(f"jit_{kind}.py").read_text(encoding="utf-8")
+    return load(text, kind, *numba_ingredients())
+
+
+def definition(function: Callable, name: str) -> str:
+    """The source of a function, under the name it has in generated code."""
+    return textwrap.dedent(inspect.getsource(function)).replace(f"def {function.__name__}(", f"def {name}(", 1)
 
 
 def numba_block(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, state_dtype: str) -> str:
@@ -92,7 +125,7 @@ def numba_block(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, sta
             "from optimizers.executors.raw import *",
             "",
             "@njit(**OPTIONS)",
-            definition(algorithm.rule),
+            definition(algorithm.rule, "rule"),
             "@cfunc('void(intp, intp, intp, intp)', cache=True, **OPTIONS)",
             "def block(row, coefs, start, stop):",
             textwrap.indent("\n".join(lines), "    "),
@@ -145,7 +178,7 @@ def numba_prologue(algorithm: Algorithm, scalar_dtype: str) -> str:
             "from optimizers.executors.raw import *",
             "",
             "@njit(error_model='numpy')",
-            definition(algorithm.coefficients),
+            definition(algorithm.coefficients, "coefficients"),
             "@cfunc('void(intp, intp, intp, intp, intp, intp, intp)', cache=True, error_model='numpy')",
             "def prologue(rows, row_bytes, active, n, coefs, hyper, hyper_bytes):",
             textwrap.indent("\n".join(body), "    "),
@@ -207,8 +240,7 @@ def triton_kernel(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, s
         "        inside = at < numel",
         *[f"        {line}" for line in body("inside")],
     ]
-    rule = ast.parse(definition(algorithm.rule))
-    rule.body[0].name = "rule"  # type: ignore[attr-defined]
+    rule = ast.parse(definition(algorithm.rule, "rule"))
     return "\n".join(
         [
             "import triton",

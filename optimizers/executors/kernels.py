@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..algorithm import Algorithm
+from . import threads  # noqa: F401  # now, not at the first step: it has to see a fork that comes before
 from .watch import Watch
 
 #: what a kernel's parameters and gradients may be; half types are stepped in float32

@@ -9,43 +9,18 @@ says; `watch` has the same checks in Python.
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from numba import cfunc, njit, types
 
-from .generate import ACTIVE, NUMEL
+from . import generate
+from .generate import ACTIVE
 from .kernels import DTYPES
-from .numba_dialect import OPTIONS
-from .raw import caller, get_uint32, set_uint32, set_word, word
 
-#: bytes from the start of a tensor to its storage, version counter, description (number of dimensions, sizes, strides,
-#: offset, numel, dtype, device) and, at the end of that, dispatch keys, which tell a plain tensor from all other kinds
-STORAGE, COUNTER, DESCRIPTION, KEYS = 16, 40, 56, 168
-#: bytes from the start of a storage to its data, deleter and context, and from that of a counter to the version
-STORAGE_DATA, COUNTER_VERSION = 16, 16
-DESCRIPTION_WORDS, STORAGE_WORDS = (KEYS - DESCRIPTION) // 8 + 1, 3
-#: dimensions that a tensor keeps inside itself
-INLINE = 5
-
-#: words of one expected tensor: its place in its Python object, dtype, dimensions, data, sizes and strides, and the
-#: copy of its description and storage
-EXPECTED = 6
-HANDLE, DTYPE, NDIM, DATA, SHAPE, PRINT = range(EXPECTED)
-
-#: words of a watch
-(STATE, WALK, LISTS, N_LISTS, N_ROWS, ROWS, ROW_BYTES, P_WORD, CHECKS, N_CHECKS, DORMANT, N_DORMANT, SCRATCH,
- GRAD, GET_DTYPE, GET_DIM, GET_SIZES, GET_STRIDES, GET_DATA, UNDEFINED,
- DICT_NEXT, DICT_SIZE, LIST_SIZE, LIST_ITEM) = range(24)  # fmt: skip
-SCRATCH_WORDS = 8
-
-_get = caller(types.int32, types.intp, types.intp)
-_grad = caller(types.intp, types.intp)
-_next = caller(types.int32, types.intp, types.intp, types.intp, types.intp)
-_size = caller(types.intp, types.intp)
-_item = caller(types.intp, types.intp, types.intp)
+jit = generate.compiled("watch")
 
 
 def _libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
@@ -59,21 +34,21 @@ def _symbols() -> dict[int, int]:
     """The addresses of the functions in use."""
     core, cpu = _libraries()
     functions = {
-        GRAD: core._ZNK3c1010TensorImpl4gradEv,
-        GET_DTYPE: cpu.aoti_torch_get_dtype,
-        GET_DIM: cpu.aoti_torch_get_dim,
-        GET_SIZES: cpu.aoti_torch_get_sizes,
-        GET_STRIDES: cpu.aoti_torch_get_strides,
-        GET_DATA: cpu.aoti_torch_get_data_ptr,
-        DICT_NEXT: ctypes.pythonapi.PyDict_Next,
-        DICT_SIZE: ctypes.pythonapi.PyDict_Size,
-        LIST_SIZE: ctypes.pythonapi.PyList_Size,
-        LIST_ITEM: ctypes.pythonapi.PyList_GetItem,
+        jit.GRAD: core._ZNK3c1010TensorImpl4gradEv,
+        jit.GET_DTYPE: cpu.aoti_torch_get_dtype,
+        jit.GET_DIM: cpu.aoti_torch_get_dim,
+        jit.GET_SIZES: cpu.aoti_torch_get_sizes,
+        jit.GET_STRIDES: cpu.aoti_torch_get_strides,
+        jit.GET_DATA: cpu.aoti_torch_get_data_ptr,
+        jit.DICT_NEXT: ctypes.pythonapi.PyDict_Next,
+        jit.DICT_SIZE: ctypes.pythonapi.PyDict_Size,
+        jit.LIST_SIZE: ctypes.pythonapi.PyList_Size,
+        jit.LIST_ITEM: ctypes.pythonapi.PyList_GetItem,
     }
     symbols = {word: ctypes.cast(f, ctypes.c_void_p).value or 0 for word, f in functions.items()}
-    gradient_of = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t)(symbols[GRAD])
+    gradient_of = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t)(symbols[jit.GRAD])
     # a missing gradient is one and the same undefined tensor everywhere
-    symbols[UNDEFINED] = ctypes.c_ssize_t.from_address(gradient_of(torch.zeros(1)._cdata)).value
+    symbols[jit.UNDEFINED] = ctypes.c_ssize_t.from_address(gradient_of(torch.zeros(1)._cdata)).value
     return symbols
 
 
@@ -90,179 +65,63 @@ def _place() -> int:
     samples = [plain, torch.nn.Parameter(wide), torch.ones(5)[1:], torch._neg_view(plain), plain.bfloat16()]
     inside = {_find(id(t), t._cdata, 8) for t in samples}
     fits = [
-        _find(t._cdata, torch._C._dispatch_keys(t).raw_repr(), 24) == KEYS
-        and _find(t._cdata, t.untyped_storage()._cdata, 8) == STORAGE
-        and ctypes.c_size_t.from_address(t.untyped_storage()._cdata + STORAGE_DATA).value
+        _find(t._cdata, torch._C._dispatch_keys(t).raw_repr(), 24) == jit.KEYS
+        and _find(t._cdata, t.untyped_storage()._cdata, 8) == jit.STORAGE
+        and ctypes.c_size_t.from_address(t.untyped_storage()._cdata + jit.STORAGE_DATA).value
         == t.untyped_storage().data_ptr()
         for t in samples
     ]
-    if len(inside) != 1 or None in inside or not all(fits) or _find(wide._cdata, 12347, 24) != DESCRIPTION + 8:
+    if len(inside) != 1 or None in inside or not all(fits) or _find(wide._cdata, 12347, 24) != jit.DESCRIPTION + 8:
         raise OSError("the fields of a tensor are not where they are looked for")
     return inside.pop()  # type: ignore[return-value]
 
 
-@njit(**OPTIONS)
-def _same_description(tensor, expected):
-    """Whether all that describes a tensor lies in memory word for word as expected."""
-    if word(expected, NDIM) > INLINE:
-        return False
-    copy, different = word(expected, PRINT), 0
-    for i in range(DESCRIPTION_WORDS):
-        different |= word(tensor + DESCRIPTION, i) ^ word(copy, i)
-    return different == 0
-
-
-@njit(**OPTIONS)
-def _same_data(tensor, expected):
-    """Whether a tensor's storage is where it was, and has not become copy-on-write (that has another deleter)."""
-    storage, copy, different = word(tensor, STORAGE // 8), word(expected, PRINT), 0
-    for i in range(STORAGE_WORDS):
-        different |= word(storage + STORAGE_DATA, i) ^ word(copy, DESCRIPTION_WORDS + i)
-    return different == 0
-
-
-@njit(**OPTIONS)
-def _bump(tensor):
-    """Counts a write to a tensor, so that autograd notices if it had saved the old values."""
-    version = word(tensor, COUNTER // 8) + COUNTER_VERSION
-    set_uint32(version, 0, get_uint32(version, 0) + types.uint32(1))
-
-
-@cfunc("intp(intp)", cache=True, **OPTIONS)
-def _unchanged(watch):
-    """1 if the state and the lists of parameters hold the very objects that the plan was made of."""
-    scratch, at = word(watch, SCRATCH), word(watch, WALK)
-    state, follow = word(watch, STATE), word(watch, DICT_NEXT)
-    if _size(word(watch, DICT_SIZE), (state,)) != word(at, 0):
-        return 0
-    at += 8
-    set_word(scratch, 0, 0)
-    while _next(follow, (state, scratch, scratch + 8, scratch + 16)):
-        inner = word(scratch, 2)
-        if word(scratch, 1) != word(at, 0) or inner != word(at, 1):
-            return 0
-        n = word(at, 2)
-        if _size(word(watch, DICT_SIZE), (inner,)) != n:
-            return 0
-        at += 24
-        set_word(scratch, 3, 0)
-        while _next(follow, (inner, scratch + 24, scratch + 32, scratch + 40)):
-            if word(scratch, 5) != word(at, 0):
-                return 0
-            at += 8
-    at = word(watch, LISTS)
-    for _ in range(word(watch, N_LISTS)):
-        items, n = word(at, 0), word(at, 1)
-        if _size(word(watch, LIST_SIZE), (items,)) != n:
-            return 0
-        at += 16
-        for i in range(n):
-            if _item(word(watch, LIST_ITEM), (items, i)) != word(at, i):
-                return 0
-        at += 8 * n
-    return 1
-
-
-@cfunc("intp(intp, intp, intp, intp)", cache=True, **OPTIONS)
-def _matches(watch, handle, expected, is_grad):
-    """1 if torch's C interface describes a tensor as expected; the address of its data is left in the scratch."""
-    scratch = word(watch, SCRATCH)
-    if word(word(handle, 0), KEYS // 8) != word(word(expected, PRINT), DESCRIPTION_WORDS - 1):
-        return 0
-    set_word(scratch, 0, 0)
-    failed = _get(word(watch, GET_DTYPE), (handle, scratch))
-    failed |= _get(word(watch, GET_DIM), (handle, scratch + 8))
-    failed |= _get(word(watch, GET_SIZES), (handle, scratch + 16))
-    failed |= _get(word(watch, GET_STRIDES), (handle, scratch + 24))
-    failed |= _get(word(watch, GET_DATA), (handle, scratch + 32))
-    ndim, shape = word(expected, NDIM), word(expected, SHAPE)
-    if failed or (word(scratch, 0) & 0xFFFFFFFF) != word(expected, DTYPE) or word(scratch, 1) != ndim:
-        return 0
-    if not is_grad and word(scratch, 4) != word(expected, DATA):
-        return 0
-    sizes, strides = word(scratch, 2), word(scratch, 3)
-    for d in range(ndim):
-        if word(sizes, d) != word(shape, d) or (word(sizes, d) != 1 and word(strides, d) != word(shape, ndim + d)):
-            return 0
-    return 1
-
-
-_call_matches = caller(types.intp, *[types.intp] * 4)
-_MATCHES = _matches.address
-
-
-@cfunc("intp(intp, intp)", cache=True, **OPTIONS)
-def _refresh(watch, matches):
-    """1 if every row with a gradient is as planned; then gradient addresses are filled in and versions bumped."""
-    for i in range(word(watch, N_DORMANT)):
-        gradient = _grad(word(watch, GRAD), (word(word(word(watch, DORMANT), i), 0),))
-        if word(gradient, 0) != word(watch, UNDEFINED):
-            return 0
-    rows, row_bytes, p_word = word(watch, ROWS), word(watch, ROW_BYTES), word(watch, P_WORD)
-    n, n_checks = word(watch, N_ROWS), word(watch, N_CHECKS)
-    size = 8 * EXPECTED
-    for r in range(n):
-        row, checks = rows + r * row_bytes, word(watch, CHECKS) + r * n_checks * size
-        gradient = _grad(word(watch, GRAD), (word(word(checks, HANDLE), 0),))
-        defined = word(gradient, 0) != word(watch, UNDEFINED)
-        set_word(row, ACTIVE, defined)
-        if defined:
-            for c in range(n_checks):
-                expected = checks + c * size
-                handle = word(expected, HANDLE)
-                same = _same_description(word(handle, 0), expected) and _same_data(word(handle, 0), expected)
-                if not same and not _call_matches(matches, (watch, handle, expected, 0)):
-                    return 0
-            tensor = word(gradient, 0)
-            if _same_description(tensor, checks):
-                offset = word(checks, DATA) - word(word(checks, PRINT), DESCRIPTION_WORDS)
-                address = word(word(tensor, STORAGE // 8) + STORAGE_DATA, 0) + offset
-            elif _call_matches(matches, (watch, gradient, checks, 1)):
-                address = word(word(watch, SCRATCH), 4)
-            else:
-                return 0
-            if address == 0 and word(row, NUMEL):
-                return 0
-            set_word(row, p_word + 1, address)
-    for r in range(n):
-        if word(rows + r * row_bytes, ACTIVE):
-            for c in range(n_checks):
-                _bump(word(word(word(watch, CHECKS) + (r * n_checks + c) * size, HANDLE), 0))
-    return 1
-
-
-# both touch Python objects, and so keep the interpreter's lock
-_check = ctypes.PYFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t)(_unchanged.address)
-_fill = ctypes.PYFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_ssize_t)(_refresh.address)
+# all of them touch Python objects, and so keep the interpreter's lock
+_word = ctypes.c_ssize_t
+_unchanged = ctypes.PYFUNCTYPE(_word, _word)(jit.unchanged.address)
+_refresh = ctypes.PYFUNCTYPE(_word, _word, _word, _word)(jit.refresh.address)
+_step = ctypes.PYFUNCTYPE(_word, _word, _word, _word, _word)(jit.step.address)
+_matches = jit.matches.address
 
 try:
     _INSIDE = _place()
-    _SYMBOLS = _symbols()
+    _SYMBOLS = _symbols() | {jit.INSIDE: _INSIDE, jit.NONE: id(None)}
     works = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
 except (OSError, AttributeError, TypeError, ValueError):
     works = False
 
 
 class Watch:
-    """The expected objects of a plan, in the form that the compiled checks read."""
+    """The expected objects of a plan, in the form that the compiled checks read.
+
+    Parameters are kept alive, state tensors are not: what somebody replaces may be freed.
+    """
 
     def __init__(self, state, lists, dormant):
         walk: list[int] = [len(state)]
         for p, entries in state.items():
-            walk += [id(p), id(entries), len(entries), *map(id, entries.values())]
+            if isinstance(entries, dict):
+                walk += [id(p), id(entries), len(entries)]
+                walk += [x for value in entries.values() for x in (id(value), id(type(value)))]
+            else:
+                walk += [id(p), id(entries), -1]
         flat: list[int] = []
         for items in lists:
             flat += [id(items), len(items), *map(id, items)]
-        self.kept = [state, dict(state), [dict(e) for e in state.values()], lists, list(map(list, lists)), dormant]
-        self.words = self._words(
-            {STATE: id(state), WALK: walk, LISTS: flat, N_LISTS: len(lists)}
-            | {DORMANT: [id(p) + _INSIDE for p in dormant], N_DORMANT: len(dormant)}
+        self.kept: list = [state, list(state), lists, list(map(list, lists)), dormant]
+        self.kept += [entries for entries in state.values() if not isinstance(entries, dict)]
+        words = self._words(
+            {jit.STATE: id(state), jit.WALK: walk, jit.LISTS: flat, jit.N_LISTS: len(lists)}
+            | {jit.DORMANT: [id(p) + _INSIDE for p in dormant], jit.N_DORMANT: len(dormant)}
         )
-        self.addresses = [self.words.ctypes.data]
+        self.addresses = [words.ctypes.data]
+        self.params: list[list[torch.Tensor]] = []
+        self.held: list[list[torch.Tensor | None]] = []
 
     def _words(self, values: dict) -> np.ndarray:
-        words = np.zeros(24, np.int64)
-        for at, value in (values | _SYMBOLS | {SCRATCH: [0] * SCRATCH_WORDS}).items():
+        words = np.zeros(jit.WATCH_WORDS, np.int64)
+        self.kept.append(words)
+        for at, value in (values | _SYMBOLS | {jit.SCRATCH: [0] * jit.SCRATCH_WORDS}).items():
             if isinstance(value, list):
                 value = np.array(value or [0], np.int64)
                 self.kept.append(value)
@@ -272,8 +131,8 @@ class Watch:
 
     def add(self, rows: np.ndarray, p_word: int, tensors: list[list[torch.Tensor]]) -> None:
         """Watches a table: for each row its parameter, then all it writes besides."""
-        checks = np.zeros((len(tensors) * len(tensors[0]), EXPECTED), np.int64)
-        prints = np.zeros((len(checks), DESCRIPTION_WORDS + STORAGE_WORDS), np.int64)
+        checks = np.zeros((len(tensors) * len(tensors[0]), jit.EXPECTED), np.int64)
+        prints = np.zeros((len(checks), jit.DESCRIPTION_WORDS + jit.STORAGE_WORDS), np.int64)
         shapes: dict[tuple, np.ndarray] = {}
         for i, t in enumerate(t for row in tensors for t in row):
             shape = (*t.shape, *t.stride())
@@ -283,21 +142,36 @@ class Watch:
             checks[i] = (
                 id(t) + _INSIDE, _DTYPE_CODES[t.dtype], t.dim(), t.data_ptr(), shapes[shape].ctypes.data, copy
             )  # fmt: skip
-            ctypes.memmove(copy, t._cdata + DESCRIPTION, 8 * DESCRIPTION_WORDS)
-            ctypes.memmove(copy + 8 * DESCRIPTION_WORDS, storage + STORAGE_DATA, 8 * STORAGE_WORDS)
-        self.kept += [rows, checks, prints, shapes, tensors]
-        values = {N_ROWS: len(rows), ROWS: rows.ctypes.data, ROW_BYTES: rows.strides[0], P_WORD: p_word}
-        words = self._words(values | {CHECKS: checks.ctypes.data, N_CHECKS: len(tensors[0])})
-        self.kept.append(words)
+            ctypes.memmove(copy, t._cdata + jit.DESCRIPTION, 8 * jit.DESCRIPTION_WORDS)
+            ctypes.memmove(copy + 8 * jit.DESCRIPTION_WORDS, storage + jit.STORAGE_DATA, 8 * jit.STORAGE_WORDS)
+        self.kept += [rows, checks, prints, shapes]
+        self.params.append([row[0] for row in tensors])
+        values = {jit.N_ROWS: len(rows), jit.ROWS: rows.ctypes.data, jit.ROW_BYTES: rows.strides[0], jit.P_WORD: p_word}
+        words = self._words(values | {jit.CHECKS: checks.ctypes.data, jit.N_CHECKS: len(tensors[0])})
         self.addresses.append(words.ctypes.data)
 
     def unchanged(self) -> bool:
         """Whether state and parameter lists still hold the very objects of the plan."""
-        return _check(self.addresses[0]) == 1
+        return _unchanged(self.addresses[0]) == 1
 
     def refresh(self) -> bool:
-        """Fills in this step's gradients, or says that something is not as planned and nothing was bumped for it."""
-        return all([_fill(address, _MATCHES) for address in self.addresses])
+        """Fills in this step's gradients and holds them, or says that something is not as planned."""
+        self.held = [[p.grad for p in params] for params in self.params]
+        lists = [0, *map(id, self.held)]
+        return all([_refresh(address, _matches, held) for address, held in zip(self.addresses, lists, strict=True)])
+
+    def release(self) -> None:
+        """Lets go of the gradients."""
+        self.held = []
+
+    def stepper(self, jobs: list[int], drive: int):
+        """A function without arguments that checks, refreshes and drives these jobs in one compiled call."""
+        arrays = [
+            np.array(words, np.int64)
+            for words in ([jit.unchanged.address, jit.refresh.address, _matches, drive], self.addresses, jobs)
+        ]
+        self.kept += arrays
+        return functools.partial(_step, *[array.ctypes.data for array in arrays], len(jobs))
 
 
 def _dtype_codes() -> dict[torch.dtype, int]:

@@ -6,7 +6,10 @@ parameters and state are checked in every step, those of gradients are read afre
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     from ..optimizer import Optimizer
 
 SHARED = "shares memory with another parameter or state"
+
+#: up to this many elements (about a millisecond) a step keeps the interpreter's lock: no other Python thread can free a
+#: gradient in the middle of it. Above, gradients are held by references, which takes longer, and other threads run.
+UNLOCK_ABOVE = 4_000_000
 
 #: options that decide how a group is stepped, beside those that decide which states it has
 MODES = ("foreach", "fused", "capturable", "differentiable")
@@ -67,9 +74,14 @@ def choose(optimizer: Optimizer) -> tuple[list[Row], list[Tensor]]:
             row = Row(p, index, mode, slots, scalars, fresh)
             row.reason = mode or refuse(optimizer.algorithm, row)
             rows.append(row)
-    for i in overlapping((i, row.written) for i, row in enumerate(rows) if not row.reason):
-        rows[i].reason = SHARED
+    keep_apart(rows)
     return rows, dormant
+
+
+def keep_apart(rows: list[Row]) -> None:
+    """Sends rows that share memory with another to the eager executor, which takes them one after the other."""
+    for i in overlapping((i, row.written) for i, row in enumerate(rows)):
+        rows[i].reason = rows[i].reason or SHARED
 
 
 def refuse(algorithm: Algorithm, row: Row) -> str:
@@ -107,63 +119,67 @@ class Plan:
         self.groups = optimizer.param_groups
         self.state = optimizer.state
         self.lists = [group["params"] for group in self.groups]
-        slot_options = [slot.when for slot in self.algorithm.slots.values() if slot.when]
-        wanted = ["maximize", *slot_options, *MODES, *self._group_keys()]
-        self.getters = [itemgetter(*[key for key in wanted if key in group]) for group in self.groups]
+        self.getters = [self._getter(group) for group in self.groups]
+        self.sizes = [len(group) for group in self.groups]
+        self.frozen = [self._frozen(group) for group in self.groups]
         self.present = [self.algorithm.present(group) for group in self.groups]
         self.modes = [optimizer.mode_reason(group) for group in self.groups]
-        self.rows, self.dormant = choose(optimizer)
-        self._complete(optimizer)
         self.values: list[tuple] = [()] * len(self.groups)
-        self.frozen = [self._frozen(group) for group in self.groups]
         self.hyper = np.zeros((max(len(self.groups), 1), len(self.algorithm.hyper) + 1))
-        self.scale = 1.0
         self._fill_hyper(1.0)
-        self.rest = [row for row in self.rows if row.reason]
-        self.jobs = [self._job(key, rows) for key, rows in self._buckets().items()]
-        self.watch = kernels.watch(self.state, self.lists, self.dormant)
-        for job, rows in self.jobs:
-            self.watch.add(job.rows, ROW_HEAD + len(self.algorithm.scalars), [row.written for row in rows])
+        rows, dormant = choose(optimizer)
+        self._complete(optimizer, rows)
+        jobs = [self._job(key, bucket) for key, bucket in self._buckets(rows).items()]
+        _insist_on_fused(rows, self.groups)
+        self.rest = [row for row in rows if row.reason]
+        self.watch = kernels.watch(self.state, self.lists, dormant)
+        self.jobs = []
+        for job, bucket in jobs:
+            if job is not None:
+                self.jobs.append(job)
+                self.watch.add(job.rows, ROW_HEAD + len(self.algorithm.scalars), [row.written for row in bucket])
+        self.lock = threading.Lock()
+        small = sum(int(job.rows[:, NUMEL].sum()) for job in self.jobs) <= UNLOCK_ABOVE
+        self.at_once: Callable[[], int] | None = None
+        if self.jobs and small and all(job.direct for job in self.jobs) and hasattr(self.watch, "stepper"):
+            self.at_once = self.watch.stepper([job.address for job in self.jobs], self.jobs[0].drive)
 
-    def _group_keys(self) -> list[str]:
-        return list(dict.fromkeys(ITEMS[name][0] if name in ITEMS else name for name in self.algorithm.hyper))
+    def _getter(self, group: dict[str, Any]) -> Callable[[dict[str, Any]], tuple]:
+        """Reads from a group all that a step depends on besides its parameters."""
+        names = [ITEMS[name][0] if name in ITEMS else name for name in self.algorithm.hyper]
+        slots = [slot.when for slot in self.algorithm.slots.values() if slot.when]
+        keys = [key for key in dict.fromkeys(["maximize", *names, *slots, *MODES]) if key in group]
+        return itemgetter(*keys, *keys[:1]) if keys else lambda group: ()  # of one key it would return the bare value
 
     def _frozen(self, group: dict[str, Any]) -> tuple:
         """What a plan cannot be adapted to: the options that decide states and executors."""
         return (self.algorithm.present(group), *[group.get(mode) for mode in MODES])
 
-    def _complete(self, optimizer: Optimizer) -> None:
+    def _complete(self, optimizer: Optimizer, rows: list[Row]) -> None:
         """Creates the state that is missing, once nothing can refuse the step any more."""
-        self._insist_on_fused()
-        fresh = {id(row.p) for row in self.rows if row.fresh}
-        for row in self.rows:
+        _insist_on_fused(rows, self.groups)
+        fresh = {id(row.p) for row in rows if row.fresh}
+        for row in rows:
             if id(row.p) in fresh:
                 row.first = True  # a parameter listed twice takes its first step twice, as in torch
                 optimizer.initialize(row.p, self.groups[row.group])
                 row.slots, row.scalars = optimizer.states(row.p, self.groups[row.group])
                 row.reason = row.reason or refuse(self.algorithm, row)  # some of it may have been there before
-        self._insist_on_fused()
+        if fresh:
+            keep_apart(rows)
 
-    def _insist_on_fused(self) -> None:
-        """Raises if a group that asks for a kernel holds a parameter that has none."""
-        for row in self.rows:
-            if row.reason and self.groups[row.group].get("fused"):
-                raise RuntimeError(
-                    f"`fused=True` needs a kernel for every parameter, but for one of shape {tuple(row.p.shape)} there "
-                    f"is none: {row.reason}. Leave `fused` at None to step such a parameter without a kernel."
-                )
-
-    def _buckets(self) -> dict[tuple, list[Row]]:
+    def _buckets(self, rows: list[Row]) -> dict[tuple, list[Row]]:
         """The rows of each kernel: one for each device, combination of dtypes, and set of states."""
         buckets = defaultdict(list)
-        for row in self.rows:
+        for row in rows:
             if not row.reason:
                 state = next((s.dtype for s in row.slots if s is not None), row.p.dtype)
                 scalar = row.scalars[0].dtype if row.scalars else torch.float32
                 buckets[row.p.device, row.p.dtype, state, scalar, self.present[row.group]].append(row)
         return buckets
 
-    def _job(self, key: tuple, rows: list[Row]):
+    def _job(self, key: tuple, rows: list[Row]) -> tuple[Any, list[Row]]:
+        """A kernel and its table; None, and a reason in each row, if the kernel cannot be compiled."""
         device, dtype, state_dtype, scalar_dtype, present = key
         head = ROW_HEAD + len(self.algorithm.scalars)
         table = np.zeros((len(rows), head + 2 + sum(present)), np.int64)
@@ -174,64 +190,102 @@ class Plan:
             table[i, ROW_HEAD:head] = [s.data_ptr() for s in row.scalars]
             table[i, head] = row.p.data_ptr()
             table[i, head + 2 :] = [s.data_ptr() for s in row.slots if s is not None]
-        job = kernels.job(device, self.algorithm, present, dtype, state_dtype, scalar_dtype, table, self.hyper)
+        try:
+            job = kernels.job(device, self.algorithm, present, dtype, state_dtype, scalar_dtype, table, self.hyper)
+        except Exception as error:  # a compiler that fails must cost speed, not the training
+            job = None
+            reason = f"its kernel could not be made ({type(error).__name__}: {str(error).splitlines()[0]})"
+            warnings.warn(f"parameters on {device} are stepped without a kernel, slower: {reason}", stacklevel=5)
+            for row in rows:
+                row.reason = reason
         return job, rows
 
     def _fill_hyper(self, scale: float) -> None:
         """Writes each group's hyper-parameters where the kernels read them."""
         for index, group in enumerate(self.groups):
             values = self.getters[index](group)
-            self.values[index] = values
-            if self.modes[index]:
-                continue  # read by the eager executor itself
-            row = [float(x) for x in self.algorithm.hyper_values(group)]
-            self.hyper[index] = [*row, (-1.0 if group["maximize"] else 1.0) / scale]
-            if any(isinstance(x, Tensor) or (isinstance(x, tuple) and isinstance(x[0], Tensor)) for x in values):
-                self.values[index] = ()  # a tensor may change in place: read it again in the next step
+            # what can change in place (tensors, arrays, lists) is read again in the next step
+            self.values[index] = values if all(map(_immutable, values)) else ()
+            if not self.modes[index]:  # else the eager executor reads them itself
+                row = [float(x) for x in self.algorithm.hyper_values(group)]
+                self.hyper[index] = [*row, (-1.0 if group.get("maximize") else 1.0) / scale]
         self.scale = scale
 
-    def holds(self, optimizer: Optimizer, scale: float) -> bool:
-        """Whether the plan still fits; adapts it to new hyper-parameters, and reads this step's gradients."""
+    def step(self, optimizer: Optimizer, scale: float) -> bool:
+        """Steps every parameter that has a gradient; False, and nothing done, if the plan no longer fits.
+
+        `scale`: what gradients are to be divided by.
+        """
+        with self.lock:
+            if not self._adapt(optimizer, scale):
+                return False
+            if self.at_once is not None:
+                for job in self.jobs:
+                    job.prepare()
+                if not self.at_once():
+                    return False
+            else:
+                try:
+                    if not (self.watch.unchanged() and self.watch.refresh()):
+                        return False
+                    for job in self.jobs:
+                        job.run()
+                finally:
+                    self.watch.release()
+            if self.rest:
+                self._step_rest(bool(optimizer.defaults.get("differentiable")))
+        return True
+
+    def _adapt(self, optimizer: Optimizer, scale: float) -> bool:
+        """Whether groups and gradients still fit this plan; brings hyper-parameters up to date."""
         groups = optimizer.param_groups
         if groups is not self.groups or optimizer.state is not self.state or len(groups) != len(self.lists):
             return False
         changed = scale != self.scale
         for index, group in enumerate(groups):
-            if group["params"] is not self.lists[index]:
+            if group["params"] is not self.lists[index] or len(group) != self.sizes[index]:
                 return False
             if not changed:
-                try:
-                    changed = self.getters[index](group) != self.values[index]
-                except (KeyError, RuntimeError):
-                    return False
+                changed = self.getters[index](group) != self.values[index]
         if changed:
             if any(self._frozen(group) != frozen for group, frozen in zip(groups, self.frozen, strict=True)):
                 return False
             self._fill_hyper(scale)
-        if not self.watch.unchanged():
-            return False
-        if self.rest and not all(row.p.grad is None or self._stays(optimizer, row) for row in self.rest):
-            return False
-        return self.watch.refresh()
+        return all(row.p.grad is None or self._stays(optimizer, row) for row in self.rest) if self.rest else True
 
     def _stays(self, optimizer: Optimizer, row: Row) -> bool:
         """Whether a row that no kernel stepped last time still has none."""
         optimizer.check_gradient(row.p, self.groups[row.group])
-        permanent = row.reason == SHARED or self.modes[row.group]
+        permanent = row.reason == SHARED or self.modes[row.group] or "could not be made" in row.reason
         return bool(permanent or refuse(self.algorithm, row))
 
-    def run(self) -> None:
-        """Steps every parameter that has a gradient; `holds` or `prime` has just read the gradients."""
-        for job, _ in self.jobs:
-            job.run()
-        for row in self.rest:
-            if row.p.grad is not None:
+    def _step_rest(self, grad_enabled: bool) -> None:
+        """Steps what no kernel steps, in the order of the groups."""
+        with torch.set_grad_enabled(grad_enabled):
+            for row in self.rest:
+                gradient = row.p.grad
+                if gradient is None:
+                    continue
                 group = self.groups[row.group]
-                direction = (-1.0 if group["maximize"] else 1.0) / self.scale
+                direction = (-1.0 if group.get("maximize") else 1.0) / self.scale
                 traced = bool(group.get("capturable") or group.get("differentiable"))
                 coefs = eager.coefficients(self.algorithm, group, row.scalars, direction, row.first, traced)
                 row.first = False
-                gradient = row.p.grad
                 if gradient.is_sparse and self.algorithm.sparse and not self.algorithm.sparse(group):
                     gradient = gradient.to_dense()
                 eager.step(self.algorithm, row.p, gradient, row.slots, coefs, bool(group.get("differentiable")))
+
+
+def _insist_on_fused(rows: list[Row], groups: list[dict[str, Any]]) -> None:
+    """Raises if a group that asks for a kernel holds a parameter that has none."""
+    for row in rows:
+        if row.reason and groups[row.group].get("fused"):
+            raise RuntimeError(
+                f"`fused=True` needs a kernel for every parameter, but for one of shape {tuple(row.p.shape)} there "
+                f"is none: {row.reason}. Leave `fused` at None to step such a parameter without a kernel."
+            )
+
+
+def _immutable(x: Any) -> bool:
+    """Whether a group entry can only change by being replaced."""
+    return x is None or type(x) in (int, float, bool, str) or (type(x) is tuple and all(map(_immutable, x)))

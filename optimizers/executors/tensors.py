@@ -54,13 +54,11 @@ def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def overlapping(owners: Iterable[tuple[int, Sequence[Tensor]]]) -> set[int]:
-    """Those owners whose tensors share memory with another tensor in the list, or with another of their own."""
-    spans = sorted(
-        (t.data_ptr(), t.data_ptr() + t.numel() * t.element_size(), owner)
-        for owner, tensors in owners
-        for t in tensors
-        if t.numel()
-    )
+    """Those owners whose tensors share memory with another tensor in the list, or with another of their own.
+
+    Of a tensor with gaps the whole stretch counts, from its first element to its last.
+    """
+    spans = sorted((*_span(t), owner) for owner, tensors in owners for t in tensors if t.numel() and _has_address(t))
     guilty: set[int] = set()
     furthest, holder = 0, -1
     for start, end, owner in spans:
@@ -69,3 +67,13 @@ def overlapping(owners: Iterable[tuple[int, Sequence[Tensor]]]) -> set[int]:
         if end > furthest:
             furthest, holder = end, owner
     return guilty
+
+
+def _has_address(t: Tensor) -> bool:
+    return type(t) in PLAIN_TYPES and t.layout is torch.strided and t.device.type != "meta"
+
+
+def _span(t: Tensor) -> tuple[int, int]:
+    """The first address of a tensor and the one after its last."""
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()

@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
@@ -32,15 +33,24 @@ def count() -> int:
 
 def openmp() -> tuple[int, int, int] | None:
     """Addresses of ``GOMP_parallel``, ``omp_get_thread_num`` and ``omp_get_num_threads`` in torch's own runtime."""
-    names = {"linux": ("libgomp.so.1",), "darwin": ("libomp.dylib",)}.get(sys.platform, ())
-    for name in names:
+    for path in _loaded_runtimes():
         try:
-            library = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_GLOBAL)
+            library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD)
             functions = (library.GOMP_parallel, library.omp_get_thread_num, library.omp_get_num_threads)
         except (OSError, AttributeError):
             continue
         return tuple(ctypes.cast(f, ctypes.c_void_p).value for f in functions)  # type: ignore[return-value]
     return None
+
+
+def _loaded_runtimes() -> list[str]:
+    """OpenMP runtimes in this process, those that came with torch first (wheels rename theirs)."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            paths = {line.split()[-1] for line in maps if "libgomp" in line}
+    except OSError:
+        return {"darwin": ["libomp.dylib"]}.get(sys.platform, [])
+    return sorted(paths, key=lambda path: not Path(path).is_relative_to(Path(torch.__file__).parents[1]))
 
 
 _pool: ThreadPoolExecutor | None = None

@@ -20,8 +20,7 @@ class Watch:
     def __init__(self, state: dict[Tensor, dict[str, Any]], lists: list[list[Tensor]], dormant: list[Tensor]):
         self.state, self.lists, self.dormant = state, lists, dormant
         self.entries = list(state.values())
-        self.values = list(chain.from_iterable(map(dict.values, self.entries)))
-        self.count = sum(map(len, self.entries))
+        self.values = list(chain.from_iterable(map(_values, self.entries)))
         self.members = [list(items) for items in lists]
         self.tables: list[Table] = []
 
@@ -32,11 +31,12 @@ class Watch:
     def unchanged(self) -> bool:
         """Whether state and parameter lists still hold the very objects of the plan."""
         entries = self.state.values()
+        if len(entries) != len(self.entries) or not all(map(is_, self.entries, entries)):
+            return False
+        values = list(chain.from_iterable(map(_values, entries)))
         return (
-            len(entries) == len(self.entries)
-            and all(map(is_, self.entries, entries))
-            and sum(map(len, entries)) == self.count
-            and all(map(is_, self.values, chain.from_iterable(map(dict.values, entries))))
+            len(values) == len(self.values)
+            and all(map(is_, self.values, values))
             and all(
                 len(items) == len(members) and all(map(is_, items, members))
                 for items, members in zip(self.lists, self.members, strict=True)
@@ -56,6 +56,16 @@ class Watch:
         torch.autograd.graph.increment_version(written)
         return True
 
+    def release(self) -> None:
+        """Lets go of the gradients."""
+        for table in self.tables:
+            table.gradients = []
+
+
+def _values(entries: Any) -> Any:
+    """The state of one parameter; what somebody keeps under a key that is no parameter has none."""
+    return entries.values() if isinstance(entries, dict) else ()
+
 
 _data, _stride, _numel, _is_neg = Tensor.data_ptr, Tensor.stride, Tensor.numel, Tensor.is_neg
 _grad, _dtype = attrgetter("grad"), attrgetter("dtype")
@@ -70,6 +80,7 @@ class Table:
         self.written = list(chain.from_iterable(tensors))
         self.shaped = [t for row in tensors for t in row if t.dim() or not row[0].dim()]  # not the scalars
         self.data, self.described = list(map(_data, self.written)), self.describe(self.shaped)
+        self.gradients: list[Any] = []
         self.complete = False  # whether the last refresh found a gradient for every row
         self.strides, self.dtypes = list(map(_stride, self.params)), list(map(_dtype, self.params))
 
@@ -82,7 +93,7 @@ class Table:
         """Fills in the gradients' addresses and adds what will be written; False if something is not as planned."""
         if list(map(_data, self.written)) != self.data or self.describe(self.shaped) != self.described:
             return False
-        gradients = list(map(_grad, self.params))
+        gradients = self.gradients = list(map(_grad, self.params))  # alive until the kernel has read them
         plain = all(map(is_, map(type, gradients), repeat(Tensor)))
         if (
             plain
