@@ -59,7 +59,7 @@ DEFAULT = Budget(
     network_names=None,
     network_steps=200,
     network_learning_rates=3,
-    network_seeds=2,
+    network_seeds=3,
 )
 
 FULL = Budget(

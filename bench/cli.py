@@ -63,8 +63,12 @@ def report(run: RunArgument) -> None:
     from bench import run as runner
 
     path = run_folder(run)
-    with folder.lock(path):
-        derived = runner.derive(path)
+    try:
+        with folder.lock(path):
+            derived = runner.derive(path)
+    except KeyboardInterrupt:
+        message = "interrupted: the journal is whole; the same command makes the report again."
+        raise BenchError(message, Exit.INTERRUPTED) from None
     if not derived:
         raise typer.Exit(Exit.WRONG)
     print(f"open {path / 'index.html'}")
@@ -116,6 +120,8 @@ def run_folder(path: Path) -> Path:
 
 def main() -> None:
     """Run the command line; what is in a run's way ends it with one sentence and its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal that lacks a character shows ? and the run goes on
     try:
         app(prog_name="python -m bench")
     except BenchError as error:

@@ -50,6 +50,15 @@ def unavailable(contender: str, optimizer: str, device: str) -> str:
     return ""
 
 
+def fallback(optimizer: Any) -> str:
+    """Why an optimizer of ours, after its first step, is not run by a kernel; empty if every tensor is."""
+    executors = optimizer.executors()
+    reasons = [reason for _, executor, reason in executors if executor == "eager"]
+    if not reasons:
+        return ""
+    return f"{len(reasons)} of {len(executors)} tensors would be stepped by the eager fallback: {reasons[0]}"
+
+
 def build(
     contender: str, optimizer: str, params: Iterable[torch.Tensor] | Iterable[dict[str, Any]], **options: Any
 ) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -45,9 +46,11 @@ def _likeness(left: str, right: str) -> float:
 
 
 def disk_error(path: object, error: OSError) -> BenchError:
-    """The error for a disk that is full or may not be written to."""
+    """The error for a disk that is full or may not be written to, or a name that something else has."""
     reason = error.strerror or str(error)
+    in_the_way = error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+    remedy = "move away what is there" if in_the_way else "make room or choose another --out"
     return BenchError(
-        f"cannot write {path}: {reason}. What was finished is kept; make room or choose another --out, and run again.",
+        f"cannot write {path}: {reason}. What was finished is kept; {remedy}, and run again.",
         Exit.DISK,
     )

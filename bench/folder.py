@@ -39,6 +39,9 @@ def create(root: Path, commit: str, machine: str) -> Path:
             with contextlib.suppress(FileExistsError):
                 folder.mkdir()
                 return folder
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(path for path in (root, *root.parents) if os.path.lexists(path) and not path.is_dir())
+        raise BenchError(f"--out {root}: {file} is a file, not a folder; choose another --out.", Exit.DISK) from error
     except OSError as error:
         raise disk_error(root, error) from error
     raise BenchError(f"{root} already holds 999 runs of this second.", Exit.DISK)
@@ -125,25 +128,40 @@ def latest(root: Path) -> Path | None:
 def lock(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; a second one is told who has it (exit 5). Ends with the process, even killed."""
     path = folder / LOCK
+    descriptor, exclusive = _acquire(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    except OSError as error:
-        raise disk_error(path, error) from error
-    exclusive = None
-    try:
-        try:
-            _lock_descriptor(descriptor)
-        except OSError as error:
-            if error.errno not in NO_FLOCK:
-                raise _in_use(path) from error
-            exclusive = _exclusive_file(folder)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, _holder())
         yield
     finally:
+        with contextlib.suppress(OSError):  # while it is held, so that it is ours; Windows keeps an open file
+            path.unlink()
         os.close(descriptor)
         if exclusive:
             exclusive.unlink(missing_ok=True)
+
+
+def _acquire(path: Path) -> tuple[int, Path | None]:
+    """The open, locked file, and the file that stands in for its lock where the file system has none."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except OSError as error:
+            raise disk_error(path, error) from error
+        try:
+            try:
+                _lock_descriptor(descriptor)
+            except OSError as error:
+                if error.errno not in NO_FLOCK:
+                    raise _in_use(path) from error
+                return descriptor, _exclusive_file(path.parent)
+            # The last holder removed its file when it let go: a lock on that one would keep nobody out.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor, None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 def _lock_descriptor(descriptor: int) -> None:
@@ -174,5 +192,8 @@ def _holder() -> bytes:
 
 
 def _in_use(path: Path) -> BenchError:
-    holder = path.read_text().strip() or "another process"
+    holder = ""
+    with contextlib.suppress(OSError):  # it may have let go just now
+        holder = path.read_text().strip()
+    holder = holder or "another process"
     return BenchError(f"{path.parent} is in use by {holder}; wait for it, or choose another --out.", Exit.LOCKED)

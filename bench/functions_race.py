@@ -115,12 +115,8 @@ def descend(function: Function, make_optimizer: MakeOptimizer, starts: Tensor, l
     """
     points = starts.repeat(len(lrs), 1)
     gradients = torch.zeros_like(points)
-    parameters = [row.detach() for row in points]
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient  # a view: filled in place in every step, assigned once
-    seeds = len(starts)
-    groups = [{"params": parameters[i * seeds : (i + 1) * seeds], "lr": lr} for i, lr in enumerate(lrs)]
-    optimizer = make_optimizer(groups)
+    make_optimizer(groups_of(points.clone(), gradients, lrs)).step()  # untimed and thrown away: it may compile a kernel
+    optimizer = make_optimizer(groups_of(points, gradients, lrs))
     kept = sweep.kept_steps(steps)
     keep = set(kept)
     losses, path = [], []
@@ -128,13 +124,24 @@ def descend(function: Function, make_optimizer: MakeOptimizer, starts: Tensor, l
     for step in range(steps + 1):
         if step in keep:
             path.append(points.clone())
-        values, gradient = function.value_and_gradient(points)
-        losses.append(values)
         if step < steps:
+            values, gradient = function.value_and_gradient(points)
             gradients.copy_(gradient)
             optimizer.step()
+        else:
+            values = function(points)
+        losses.append(values)
     history = torch.stack(losses).cpu()  # waits for the device
     return Descent(history, kept, torch.stack(path).cpu(), time.perf_counter() - begin)
+
+
+def groups_of(points: Tensor, gradients: Tensor, lrs: list[float]) -> list[dict[str, Any]]:
+    """One parameter group for each learning rate, whose parameters are rows of `points`, lr by lr."""
+    parameters = [row.detach() for row in points]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient  # a view: filled in place in every step, assigned once
+    seeds = len(points) // len(lrs)
+    return [{"params": parameters[i * seeds : (i + 1) * seeds], "lr": lr} for i, lr in enumerate(lrs)]
 
 
 def judge(function: Function, found: Descent, run: int) -> dict[str, Any]:
@@ -154,7 +161,7 @@ def judge(function: Function, found: Descent, run: int) -> dict[str, Any]:
         "best_loss": best,
         "minimum": function.minimum,
         "gap": best - function.minimum if bad is None else math.inf,
-        "evaluations": steps if bad is None else bad,
+        "evaluations": steps,  # of a run that diverged too: it was stepped on with its sweep
         "seconds": found.seconds / found.losses.shape[1],
     }
 

@@ -106,17 +106,35 @@ def from_line(line: bytes) -> Record:
     if checksum != (CHECKSUM % zlib.crc32(body)).encode():
         raise ValueError("its checksum does not match")
     content = decode(content)
-    try:
-        cell = content["cell"]
-        return Record(
-            Cell(cell["kind"], cell["device"], cell["optimizer"], cell["settings"]),
-            Outcome(content["rows"], Status(content["status"]), content["reason"]),
-            content["seconds"],
-            content["environment"],
-            content["traceback"],
-        )
-    except KeyError as error:
-        raise ValueError(f"it lacks {error}") from error
+    check_shape("its", content, RECORD_SHAPE)
+    cell = content["cell"]
+    check_shape("its cell's", cell, CELL_SHAPE)
+    for number, row in enumerate(content["rows"], start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"its row {number} is {row!r}")
+    return Record(
+        Cell(cell["kind"], cell["device"], cell["optimizer"], cell["settings"]),
+        Outcome(content["rows"], Status(content["status"]), content["reason"]),
+        content["seconds"],
+        content["environment"],
+        content["traceback"],
+    )
+
+
+CELL_SHAPE = {"kind": str, "device": str, "optimizer": str, "settings": dict}
+RECORD_SHAPE = {
+    **{"cell": dict, "status": str, "reason": str, "rows": list},
+    **{"seconds": int | float, "environment": str, "traceback": str},
+}
+
+
+def check_shape(whose: str, values: dict[str, Any], shape: dict[str, Any]) -> None:
+    """ValueError if `values` lacks a key of `shape` or has something there that is not of its type."""
+    for name, kind in shape.items():
+        if name not in values:
+            raise ValueError(f"{whose} {name} is missing")
+        if not isinstance(values[name], kind):
+            raise ValueError(f"{whose} {name} is {values[name]!r}")
 
 
 def read(folder: Path) -> list[Record]:

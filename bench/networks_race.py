@@ -63,6 +63,7 @@ def run(cell: Cell) -> Outcome:
     minimum = network.optimum() if network.optimum else math.nan
     base = sweep.default_lr(cell.optimizer)
     rows = []
+    warm_up(network, data, cell)
     for seed in range(settings["seeds"]):
         random_numbers = sweep.generator(settings["seed"], network.name, seed)
         initial = random_numbers.getrandbits(31)
@@ -75,6 +76,14 @@ def run(cell: Cell) -> Outcome:
             for point in train(network, model, optimizer, data, batches, settings["evaluate_every"]):
                 rows.append(run_labels | point)
     return Outcome(rows=rows)
+
+
+def warm_up(network: Network, data: Data, cell: Cell) -> None:
+    """Take one step of a network that is thrown away: the first step may compile a kernel, which is no training."""
+    model = network.build(0).to(cell.device)
+    optimizer = contenders.build("ours", cell.optimizer, model.parameters(), lr=sweep.default_lr(cell.optimizer))
+    network.loss(model, data.train_inputs, data.train_targets).backward()
+    optimizer.step()
 
 
 def draw_batches(data: Data, size: int, steps: int, random_numbers: random.Random) -> list[tuple[Tensor, Tensor]]:

@@ -13,6 +13,11 @@ import pandas as pd
 from bench import verdict
 from bench.charts import rows, style
 
+PICKED = (
+    "The best learning rate is the one with the lowest median over the seeds: of the lowest gap reached on test "
+    "functions, of the last loss on networks. A seed that diverged counts as infinitely bad, of two values in the "
+    "middle the worse is the median, and of equal learning rates the one nearest the default is taken."
+)
 HERE = Path(__file__).parent
 SYMBOLS = {verdict.GOOD: "✓", verdict.BAD: "✗", verdict.PLAIN: "·"}
 WORDS = {verdict.GOOD: "good", verdict.BAD: "attention", verdict.PLAIN: "note"}
@@ -37,7 +42,8 @@ def html(tables: dict[str, pd.DataFrame], drawn: list[Drawn], environment: dict[
         box(environment),
         '<section id="charts"><h2>Charts</h2>',
         *(figure(chart) for chart in drawn),
-        '</section><section id="tables"><h2>Tables</h2><p>A click on a head sorts. The CSV files hold every row.</p>',
+        '</section><section id="tables"><h2>Tables</h2><p>A click on a head sorts. The CSV files hold every row. '
+        f"{PICKED}</p>",
         *(table(*one) for one in summaries(tables)),
         "</section>",
         failed(tables),

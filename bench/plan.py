@@ -70,6 +70,11 @@ def make(
         raise BenchError(f"--seed {seed} is out of range: give a whole number from 0 to {LARGEST_SEED}.", Exit.USAGE)
     chosen_optimizers = [canonical("optimizer", name, OPTIMIZERS) for name in optimizers] or list(OPTIMIZERS)
     chosen_problems = [canonical("problem", name, PROBLEMS) for name in problems] or None
+    if problems and tuple(kinds) == PARTS["verify"]:
+        raise BenchError(
+            "verify takes no --problem: it checks every optimizer on tensors of its own; leave --problem out.",
+            Exit.USAGE,
+        )
     devices = devices_of(device)
     cells = {
         cell.id: cell

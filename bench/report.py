@@ -1,4 +1,4 @@
-"""The report of a run: charts and the page, made from the journal without measuring anything."""
+"""The report of a run: CSV files, charts and the page, made from the journal without measuring anything."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ import pandas as pd
 
 from bench import charts, environment, page, tables
 from bench.charts import style
+from bench.errors import disk_error
 from bench.folder import atomic_write
 
 
 def write(folder: Path) -> list[str]:
-    """Write ``charts/`` and ``index.html`` of a run; each file is replaced whole.
+    """Write the CSV files, ``charts/`` and ``index.html`` of a run; each file is replaced whole.
 
     Returns a notice for each chart that there was nothing to draw for. Raises `BenchError` if the journal cannot be
     read or the folder not written.
     """
     folder = Path(folder)
+    tables.write_csv(folder)
     loaded = tables.load_tables(folder)
-    drawn = draw(folder, loaded)
+    try:
+        drawn = draw(folder, loaded)
+    except OSError as error:
+        raise disk_error(error.filename or folder / "charts", error) from error
     atomic_write(folder / "index.html", page.html(loaded, drawn, read_environment(folder)))
     return [f"no chart {one.name}: {one.reason}" for one in drawn if one.reason]
 

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -88,9 +89,12 @@ def execute(plan: Plan, root: Path, fresh: bool = False) -> Exit:
         print("\n".join(describe(plan, ids(records), environment.machine_line(here), path)), flush=True)
         with Interrupts() as interrupts:
             measure_all(plan, records, store, here["id"], interrupts)
-            if interrupts.signal is not None:
+            before = interrupts.signal
+            if before is not None:
                 print("interrupted: the finished cells are kept; the same command goes on where this one stopped.")
             derived = derive(path)
+            if interrupts.signal != before:
+                print("interrupted while the report was made: all cells are finished, and so is the report.")
     print("\n".join(verdict(records)))
     if derived:
         print(f"\nopen {path / 'index.html'}")
@@ -125,7 +129,7 @@ def begin(root: Path, plan: Plan, here: dict[str, Any]) -> Path:
     path = folder.create(root, environment.short_commit(here), machine)
     content = {
         **here,
-        "command": " ".join(["python -m bench", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "budget": plan.budget.name,
         "devices": plan.devices,

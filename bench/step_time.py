@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import contenders, environment, in_training, stream
+from bench import contenders, environment, in_training, stream, tables
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
 from bench.noise import NoiseMonitor
 from bench.pinning import pinned
 from bench.problems import parameter_sets
-from bench.statistics import NOTHING, Interval, quartiles, ratio_interval, verdict
+from bench.statistics import FEWEST_ROUNDS, NOTHING, Interval, quartiles, ratio_interval, verdict
 from bench.timing import Arm, CpuStopwatch, CudaStopwatch, Timing, measure
 
 IN_TRAINING = "in-training"
@@ -65,41 +65,11 @@ def _cell(budget: Budget, device: str, optimizer: str, parameter_set: str, seed:
     )
 
 
-COLUMNS = (
-    "optimizer",
-    "parameter_set",
-    "device",
-    "device_name",
-    "dtype",
-    "threads",
-    "contender",
-    "tensors",
-    "elements",
-    "rounds",
-    "calls_per_round",
-    "median_us",
-    "q1_us",
-    "q3_us",
-    "min_us",
-    "ratio",
-    "ratio_low",
-    "ratio_high",
-    "verdict",
-    "best_of_torch",
-    "bytes_per_step",
-    "gb_per_s",
-    "stream_gb_per_s",
-    "share_of_stream",
-    "first_step_s",
-    "host_us",
-    "device_us",
-    "end_to_end_us",
-    "peak_memory_mib",
-    "dropped_rounds",
-    "status",
-    "reason",
-    "command",
-)
+COLUMNS = tuple(column for column in tables.COLUMNS["step_time"] if column != "cell")  # the runner adds the cell
+
+
+class NotTimed(Exception):
+    """Why a contender that could be built must not be timed."""
 
 
 @dataclass
@@ -182,14 +152,21 @@ def _makers(settings: dict[str, Any], device: str) -> list[Callable[[], Made]]:
 
 
 def _enter(contender: str, cell: Cell, makers: list[Callable[[], Made]]) -> Entrant:
-    """Build a contender and take its first step, which allocates its state and compiles what is to be compiled."""
+    """Build a contender and take its first step, which allocates its state and compiles what is to be compiled.
+
+    Raises `NotTimed` if ours would be stepped by the eager fallback: that is not what the row would claim.
+    """
     memory = _allocated(cell.device)
     params, before = makers[0]()
-    step = contenders.build(contender, cell.optimizer, params, **cell.settings["options"]).step
+    optimizer = contenders.build(contender, cell.optimizer, params, **cell.settings["options"])
+    step = optimizer.step
     start = time.perf_counter()
     step()
     _synchronize(cell.device)
     first_step_seconds = time.perf_counter() - start
+    reason = contenders.fallback(optimizer) if contender == "ours" else ""
+    if reason:
+        raise NotTimed(reason)
     peak = None
     if cell.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -213,7 +190,9 @@ def _synchronize(device: str) -> None:
 
 
 def failure(error: Exception) -> tuple[Status, str]:
-    """The status and the one-line reason of a contender that could not take its first step."""
+    """The status and the one-line reason of a contender that could not take its first step, or must not be timed."""
+    if isinstance(error, NotTimed):
+        return Status.SKIPPED, str(error)
     status = Status.OOM if isinstance(error, MemoryError | torch.OutOfMemoryError) else Status.ERROR
     lines = str(error).strip().splitlines()
     return status, f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
@@ -307,8 +286,14 @@ def _measured(cell: Cell, elements: int, entrant: Entrant, timing: Timing, ratio
     first, median, third = quartiles(microseconds)
     moved = stream.bytes_per_step(cell.optimizer, elements, getattr(torch, cell.settings["dtype"]).itemsize)
     said = verdict(ratio.low, ratio.high) if "ours" in timing.names else ""
-    wide = said == "inconclusive"
+    unsure = said == "inconclusive"
     bounded = math.isfinite(ratio.high)
+    if math.isnan(ratio.value):
+        why_unsure = "no mode of torch was timed beside it, so there is no ratio"
+    elif not bounded:
+        why_unsure = f"{len(timing.times)} undisturbed rounds are too few for an interval, which takes {FEWEST_ROUNDS}"
+    else:
+        why_unsure = "the interval of the ratio is wider than 5 % to either side"
     row = {
         "rounds": len(timing.times),
         "calls_per_round": timing.calls[name],
@@ -325,8 +310,8 @@ def _measured(cell: Cell, elements: int, entrant: Entrant, timing: Timing, ratio
         "first_step_s": entrant.first_step_seconds,
         "peak_memory_mib": entrant.peak_memory_mib,
         "dropped_rounds": timing.dropped,
-        "status": (Status.INCONCLUSIVE if wide else Status.OK).value,
-        "reason": "the interval of the ratio is wider than 5 % to either side" if wide else "",
+        "status": (Status.INCONCLUSIVE if unsure else Status.OK).value,
+        "reason": why_unsure if unsure else "",
     }
     if stream.NAME in timing.names:
         row["stream_gb_per_s"] = moved / float(np.median(timing.of(stream.NAME)))

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.utils.benchmark.utils.timer import timer as synchronizing_timer
 
-from bench.contenders import OPTIMIZERS, TIMING_OPTIONS, TORCH_MODES, build, unavailable
+from bench.contenders import OPTIMIZERS, TIMING_OPTIONS, TORCH_MODES, build, fallback, unavailable
 from bench.pinning import pinned
 from bench.problems.parameter_sets import elements, make
 from bench.step_time import WARM_UP_CALLS
@@ -58,10 +58,13 @@ def test_step(benchmark, device: str, optimizer: str, parameter_set: str, conten
     if reason:
         pytest.skip(reason)
     params = make(parameter_set, device)
-    step = build(contender, optimizer, params, **TIMING_OPTIONS[optimizer]).step
+    built = build(contender, optimizer, params, **TIMING_OPTIONS[optimizer])
+    step = built.step
     # The plugin takes the first call it sees for typical: state must be there and kernels compiled before.
     for _ in range(1 + WARM_UP_CALLS.get(optimizer, 1)):
         step()
+    if contender == "ours" and (reason := fallback(built)):
+        pytest.skip(reason)
     benchmark.group = f"{optimizer} {parameter_set} {device}"
     benchmark.extra_info.update(
         device=device,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from bench.charts.rows import MEASURED, OURS, numbers, rows_of, with_panel
+from bench.statistics import geometric_mean
 
 GOOD, BAD, PLAIN = "good", "bad", "plain"
 MODES = {"loop": "for-loop", "foreach": "foreach", "fused": "fused", "compiled": "compiled"}
@@ -62,24 +62,39 @@ def cells_of_ours(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return ours.assign(rival=[rival.get(key) for key in zip(ours["panel"], ours["optimizer"], strict=True)])
 
 
+def overall(tables: dict[str, pd.DataFrame], cells: pd.DataFrame) -> list[Sentence]:
+    """The geometric mean for each device, and how many of its cells are not in it because they have no interval."""
+    timed = rows_of(tables, "step_time", SPEED)
+    timed = with_panel(timed, "parameter_set", ("device", "dtype", "threads")).drop_duplicates(["panel", "optimizer"])
+    found = []
+    for device, planned in timed.groupby("device", sort=False):
+        here = cells[cells["device"] == device]
+        mean, low, high = geometric_mean(*(here[column] for column in RATIO))
+        used = int(here[list(RATIO)].notna().all(axis=1).sum())
+        if not used:
+            text = f"None of {count(len(planned), 'cell')} on {device} has a ratio with an interval, so nothing is said"
+            found.append(Sentence(PLAIN, f"{text} of speed there."))
+            continue
+        word = "faster" if low > 1 else "slower" if high < 1 else "even"
+        compared = {
+            "faster": f"{times(mean)} ({span(low, high)}) faster than",
+            "slower": f"{times(1 / mean)} ({span(1 / high, 1 / low)}) slower than",
+            "even": f"as fast ({times(mean)}, {span(low, high)}) as",
+        }[word]
+        absent = len(planned) - used
+        left_out = f"; {count(absent, 'cell')} without an interval {'is' if absent == 1 else 'are'} left out"
+        text = (
+            f"Over {count(used, 'cell')} on {device} our steps are {compared} the best of torch's for-loop, foreach "
+            f"and fused (geometric mean{left_out if absent else ''})."
+        )
+        found.append(Sentence({"faster": GOOD, "slower": BAD, "even": PLAIN}[word], text))
+    return found
+
+
 def speed(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
-    """The geometric mean over all cells, the slowest and the fastest cell, and what is slower or inconclusive."""
+    """The geometric mean for each device, the slowest and the fastest cell, and what is slower or inconclusive."""
     cells = cells_of_ours(tables)
-    if cells.empty:
-        return []
-    mean, low, high = geometric_mean(cells)
-    word = "faster" if low > 1 else "slower" if high < 1 else "even"
-    compared = {
-        "faster": f"{times(mean)} ({span(low, high)}) faster than",
-        "slower": f"{times(1 / mean)} ({span(1 / high, 1 / low)}) slower than",
-        "even": f"as fast ({times(mean)}, {span(low, high)}) as",
-    }[word]
-    text = (
-        f"Over {count(len(cells), 'cell')} our steps are {compared} the best of torch's for-loop, foreach and fused "
-        "(geometric mean)."
-    )
-    mood = {"faster": GOOD, "slower": BAD, "even": PLAIN}[word]
-    found = [Sentence(mood, text)]
+    found = overall(tables, cells)
     certain = cells[cells["verdict"] != "inconclusive"].sort_values("ratio")
     if len(certain) > 1:
         found.append(Sentence(PLAIN, f"Fastest: {of_cell(certain.iloc[-1])}. Slowest: {of_cell(certain.iloc[0])}."))
@@ -90,17 +105,10 @@ def speed(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
         found.append(Sentence(BAD, f"Slower than torch: {named}{more}."))
     unsure = int(cells["verdict"].eq("inconclusive").sum())
     if unsure:
-        text = f"Inconclusive, with a 95 % interval wider than ±5 %: {count(unsure, 'cell')}. A quieter machine helps."
+        which = f"Inconclusive, with a 95 % interval wider than ±5 % or with none: {count(unsure, 'cell')}"
+        text = f"{which}; the reasons are below."
         found.append(Sentence(PLAIN, text))
     return found
-
-
-def geometric_mean(cells: pd.DataFrame) -> tuple[float, float, float]:
-    """Of the ratios, with a 95 % interval made from those of the cells, taken as independent."""
-    logs = np.log(cells["ratio"].to_numpy())
-    half = np.log((cells["ratio_high"] / cells["ratio_low"]).to_numpy()) / 2
-    half = np.sqrt(np.square(np.nan_to_num(half)).sum()) / len(cells)
-    return float(np.exp(logs.mean())), float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
 
 
 def of_cell(row: pd.Series) -> str:
@@ -175,8 +183,8 @@ def failures(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     for name in tables:
         rows = rows_of(tables, name, ("optimizer", "contender", "status", "reason"))
         rows = rows[rows["status"].isin(order)].assign(table=name)
-        who = rows["optimizer"].fillna("").astype(str)
-        contender = rows["contender"].fillna("").astype(str)
+        # A column in which nothing is filled is one of floats.
+        who, contender = (rows[name].astype(object).fillna("").astype(str) for name in ("optimizer", "contender"))
         parts.append(rows.assign(what=who + (" · " + contender).where(contender != "", "")))
     columns = ["table", "status", "what", "reason", "rows"]
     if not parts:

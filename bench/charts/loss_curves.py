@@ -15,9 +15,10 @@ SOURCE = "functions"
 EMPTY = "No run kept its loss curve."
 READING = (
     "Lower and further left is better; the loss axis is logarithmic. On test functions the height is the gap, loss "
-    "minus the known minimum, from the published start (seed 0). On networks it is the loss on the full training set "
-    "(minus its minimum where that is known), median over the seeds, evaluated off the clock. Every optimizer got the "
-    "same number of learning rates to try and shows its best. A curve that ends in a cross diverged there."
+    "minus the known minimum, from the published start (seed 0), at the learning rate whose run ended lowest. On "
+    "networks it is the loss on the full training set (minus its minimum where that is known), median over the seeds, "
+    "evaluated off the clock, at the learning rate with the lowest median last loss. Every optimizer got the same "
+    "number of learning rates to try. A curve ends in a cross where its run diverged, or the first of its seeds."
 )
 FLOOR = 1e-16  # a gap of zero has no logarithm: it is drawn at the rounding error of float64
 
@@ -41,15 +42,27 @@ def function_curves(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def network_curves(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Median over the seeds at the learning rate with the lowest median final loss, for each network × optimizer."""
+    """Median over the seeds at the learning rate with the lowest median final loss, for each network × optimizer.
+
+    A curve ends at the last step that all seeds reached: beyond it would be the median of the survivors.
+    """
     points = rows.network_points(tables)
     if points.empty:
         return pd.DataFrame(columns=["panel", "optimizer", "step", "gap", "seconds", "status", "label"])
     best = rows.best_runs(rows.last_points(points), "loss")[["panel", "optimizer", "lr"]]
     points = points.merge(best.astype({"lr": float}), on=["panel", "optimizer", "lr"])
-    points = points[np.isfinite(points["loss"]) & points["step"].notna()]
-    points = points.assign(gap=points["gap"].clip(lower=FLOOR), label=labels(points["minimum"]))
-    curves = points.groupby(["panel", "optimizer", "step"], sort=False, as_index=False)
+    runs = points.groupby(["panel", "optimizer"], sort=False)
+    failed = points["status"].eq("diverged").groupby([points["panel"], points["optimizer"]]).transform("any")
+    points = points.assign(
+        gap=points["gap"].clip(lower=FLOOR),
+        label=labels(points["minimum"]),
+        seeds=runs["seed"].transform("nunique"),
+        curve=np.where(failed, "diverged", points["status"]),
+    )
+    points = points[points["status"].isin(rows.MEASURED) & np.isfinite(points["loss"]) & points["step"].notna()]
+    points = points[points.groupby(["panel", "optimizer", "step"])["seed"].transform("nunique") == points["seeds"]]
+    curves = points.drop(columns="status").rename(columns={"curve": "status"})
+    curves = curves.groupby(["panel", "optimizer", "step"], sort=False, as_index=False)
     return curves.agg({"gap": "median", "seconds": "median", "status": "last", "label": "first"})
 
 

@@ -37,7 +37,7 @@ def with_panel(table: pd.DataFrame, base: str, conditions: tuple[str, ...]) -> p
 
 
 def best_runs(runs: pd.DataFrame, score: str) -> pd.DataFrame:
-    """One row per panel × optimizer: the learning rate whose median `score` over the seeds is lowest.
+    """One row per panel × optimizer: the learning rate whose median `score` over the seeds is lowest (`quartiles`).
 
     Columns: panel, optimizer, lr, lr_multiple, median, low, high (quartiles), seeds, failed (runs of *all* learning
     rates that gave no finite score), runs (of all learning rates). A run that failed counts as infinitely bad; of equal
@@ -60,8 +60,8 @@ def best_runs(runs: pd.DataFrame, score: str) -> pd.DataFrame:
 
 
 def spread(runs: pd.DataFrame) -> dict[str, float]:
-    """Median and quartiles of the column `value` over the seeds of one learning rate; inf sorts as worst."""
-    low, median, high = np.quantile(runs["value"], (0.25, 0.5, 0.75), method="nearest")
+    """Median and quartiles of the column `value` over the seeds of one learning rate; a failed one is inf."""
+    low, median, high = quartiles(runs["value"])
     return {
         "lr": runs["lr"].iloc[0],
         "lr_multiple": runs["multiple"].iloc[0],
@@ -70,6 +70,17 @@ def spread(runs: pd.DataFrame) -> dict[str, float]:
         "high": high,
         "seeds": len(runs),
     }
+
+
+def quartiles(values: pd.Series) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile, each a value that was measured.
+
+    Between two values median and upper quartile are the larger one: of two seeds of which one failed (inf), the median
+    is that of a failure.
+    """
+    low = np.quantile(values, 0.25, method="lower")
+    median, high = np.quantile(values, (0.5, 0.75), method="higher")
+    return float(low), float(median), float(high)
 
 
 def function_runs(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:

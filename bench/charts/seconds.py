@@ -14,7 +14,7 @@ EMPTY = "No network run kept its time."
 READING = (
     "The same runs as above against the time they took: forward, backward and optimizer step, with the evaluation off "
     "the clock, median over the seeds. Lower and further left is better. The time is on a logarithmic axis so that "
-    "cheap and dear steps both show."
+    "cheap and dear steps both show. A curve ends in a cross where the first of its seeds diverged."
 )
 
 

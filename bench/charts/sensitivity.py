@@ -16,14 +16,16 @@ SOURCE = "functions"
 EMPTY = "Only one learning rate was tried on each problem."
 READING = (
     "Across: the learning rate as a multiple of each optimizer's default (grey line at 1). Up: on test functions the "
-    "lowest gap a run reached, on networks the last loss; the line is the median over the seeds, the band their "
-    "quartiles. A wide low valley is easy to tune. A cross at the top says that at least half of the seeds diverged "
-    "there; it sits a little beside its learning rate, so that crosses of several optimizers can be told apart."
+    "lowest gap a run reached, on networks the last loss; the line is the median over the seeds (the worse of the two "
+    "in the middle), the band their quartiles; a seed that diverged counts as infinitely bad. A wide low valley is "
+    "easy to tune. A cross at the top says that at least one seed diverged there, and the line has a gap where the "
+    "median did; the cross sits a little beside its learning rate, so that those of several optimizers can be told "
+    "apart."
 )
 
 
 def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Over the seeds, per panel × optimizer × lr_multiple: median, low, high (quartiles), diverged (bool), label."""
+    """Per panel × optimizer × lr_multiple, over the seeds: median, low, high (quartiles), diverged (any), label."""
     columns = ["panel", "label", "optimizer", "lr_multiple", "median", "low", "high", "diverged"]
     points = rows.last_points(rows.network_points(tables))
     runs = pd.concat(
@@ -37,8 +39,8 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     runs["value"] = runs["gap"].where(runs["status"].ne("diverged")).fillna(np.inf)
     found = []
     for key, group in runs.groupby(columns[:4], sort=False):
-        low, median, high = np.quantile(group["value"], (0.25, 0.5, 0.75), method="nearest")
-        found.append([*key, median, low, high, bool(np.isinf(median))])
+        low, median, high = rows.quartiles(group["value"])
+        found.append([*key, median, low, high, bool(np.isinf(group["value"]).any())])
     table = pd.DataFrame(found, columns=columns)
     if table.empty:
         return table
@@ -57,25 +59,28 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
     for axis, name in zip(axes, names, strict=True):
         here = table[table["panel"] == name].sort_values("lr_multiple", kind="stable")
         axis.axvline(1, color="#C4C9D0", linewidth=1.2)
-        for place, optimizer in enumerate(optimizers):
-            shift = 1.35 ** (2 * (place + 0.5) / len(optimizers) - 1)
-            curve(axis, here[here["optimizer"] == optimizer], style.optimizer_style(optimizer), shift)
         style.log_axis(axis, "x", here["lr_multiple"].min() / 1.6, here["lr_multiple"].max() * 1.6)
         finite = here["median"][np.isfinite(here["median"]) & here["median"].gt(0)]
         if len(finite):
             low, high = finite.clip(lower=FLOOR).min(), finite.max()
             style.log_axis(axis, "y", low / 1.5, high * max((high / low) ** 0.1, 1.3))
+        for place, optimizer in enumerate(optimizers):
+            shift = 1.35 ** (2 * (place + 0.5) / len(optimizers) - 1)
+            curve(axis, here[here["optimizer"] == optimizer], style.optimizer_style(optimizer), shift)
         axis.set_title(style.plain(name), loc="left", pad=9)
         axis.set_xlabel("learning rate ÷ default (×)")
         axis.set_ylabel(here["label"].iloc[0])
 
 
 def curve(axis: Axes, part: pd.DataFrame, look: style.Style, shift: float) -> None:
-    """Median line with its band over the learning rates that did not diverge, crosses at the top for those that did."""
-    good = part[~part["diverged"]]
-    x = good["lr_multiple"]
-    middle, low = good["median"].clip(lower=FLOOR), good["low"].clip(lower=FLOOR)
-    high = good["high"].clip(lower=FLOOR).where(np.isfinite(good["high"]), middle)
+    """Median line with its band, broken where the median diverged; a cross at the top where any seed did.
+
+    The axis has its limits already: an infinite upper quartile reaches to its top.
+    """
+    x = part["lr_multiple"]
+    finite = np.isfinite(part["median"])
+    middle, low = (part[column].clip(lower=FLOOR).where(finite) for column in ("median", "low"))
+    high = part["high"].clip(lower=FLOOR).replace(np.inf, axis.get_ylim()[1]).where(finite)
     axis.plot(x, middle, look.marker, color=look.color, linestyle=look.line, markersize=3.5, linewidth=1.2)
     if (high > low).any():
         axis.fill_between(x, low, high, color=look.color, alpha=0.06, linewidth=0)

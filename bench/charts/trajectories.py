@@ -19,8 +19,8 @@ EMPTY = "No run on a two-dimensional function kept its path."
 READING = (
     "Each panel is a test function seen from above: the paler, the lower, with levels spaced by a constant factor of "
     "the height above the minimum. All paths begin at the circle; the star is the minimum. Each line is the run from "
-    "the published start (seed 0) with the best learning rate of the grid. A path that ends in a cross diverged. "
-    "Coordinates have no unit."
+    "the published start (seed 0) with that learning rate of the grid whose run ended lowest. A path that ends in a "
+    "cross diverged. Coordinates have no unit."
 )
 GRID = 110  # points per side of the height map
 PALE = LinearSegmentedColormap.from_list("pale", ["#FFFFFF", "#DCE3EA", "#A9B6C4"])

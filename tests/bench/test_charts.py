@@ -259,6 +259,84 @@ def test_sensitivity_knows_median_quartiles_and_divergence():
     assert CHARTS["sensitivity"].table(one).empty
 
 
+def with_failed_seeds(tables, name, failed, optimizer="Adam", multiple=1.0):
+    """The tables with these seeds of one learning rate diverged."""
+    table = tables[name].copy()
+    here = table["optimizer"].eq(optimizer) & table["lr_multiple"].eq(multiple) & table["seed"].isin(failed)
+    table.loc[here, "status"] = "diverged"
+    if name == "functions":
+        table.loc[here, "gap"] = np.inf
+    return {**tables, name: table}
+
+
+def test_a_failed_seed_of_two_is_no_good_learning_rate():
+    runs = pd.DataFrame(
+        [
+            {"panel": "p", "optimizer": "Adam", "lr": lr, "lr_multiple": lr, "gap": gap, "status": status}
+            for lr, gap, status in (
+                (0.1, 3.0, "ok"), (0.1, 3.5, "ok"),
+                (1.0, 0.0, "ok"), (1.0, 1.0, "diverged"),
+            )
+        ]
+    )  # fmt: skip
+    best = rows.best_runs(runs, "gap").iloc[0]
+    assert (best["lr"], best["low"], best["median"], best["high"]) == (0.1, 3.0, 3.5, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 2.0], (1.0, 2.0, 2.0)),
+        ([1.0, np.inf], (1.0, np.inf, np.inf)),
+        ([1.0, 2.0, np.inf], (1.0, 2.0, np.inf)),
+        ([3.0, 1.0, 2.0, np.inf], (1.0, 3.0, np.inf)),
+        ([1.0, 2.0, 3.0, 4.0, np.inf], (2.0, 3.0, 4.0)),
+    ],
+)
+def test_quartiles_lean_to_the_bad_side(values, expected):
+    assert rows.quartiles(pd.Series(values)) == expected
+
+
+def test_sensitivity_marks_every_learning_rate_with_a_failed_seed():
+    tables = example_tables(("Adam",))
+    third = tables["functions"].query("seed == 1").assign(seed=2)
+    tables["functions"] = pd.concat([tables["functions"], third], ignore_index=True)
+    table = CHARTS["sensitivity"].table(with_failed_seeds(tables, "functions", [2]))
+    here = table[table["panel"] == "rosenbrock"].set_index("lr_multiple")
+    assert here["diverged"].tolist() == [False, True, False]
+    assert np.isfinite(here.loc[1.0, "median"]) and np.isinf(here.loc[1.0, "high"])
+    axis = render(CHARTS["sensitivity"], table).axes[0]
+    crosses = [line for line in axis.lines if line.get_marker() == "x"]
+    assert len(crosses) == 1 and len(crosses[0].get_xdata()) == 1
+    (middle,) = [line for line in axis.lines if line.get_marker() == style.optimizer_style("Adam").marker]
+    assert np.isfinite(middle.get_ydata()).all()
+    band = axis.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == axis.get_ylim()[1]  # the quartile is infinite, so the band reaches the top
+
+
+def test_sensitivity_breaks_the_line_where_the_median_failed():
+    table = CHARTS["sensitivity"].table(with_failed_seeds(example_tables(("Adam",)), "functions", [0]))
+    axis = render(CHARTS["sensitivity"], table).axes[0]
+    (middle,) = [line for line in axis.lines if line.get_marker() == style.optimizer_style("Adam").marker]
+    assert np.isnan(middle.get_ydata()).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("name", ["loss_curves", "seconds"])
+def test_a_network_curve_ends_where_its_first_seed_diverged(name):
+    tables = example_tables(("Adam",))
+    networks = tables["networks"].query("lr_multiple == 1")
+    stopped = networks["seed"].eq(1) & networks["step"].ge(10)
+    networks = networks[~stopped | networks["step"].eq(10)]
+    networks.loc[stopped, ["status", "loss"]] = ["diverged", 99.0]
+    table = CHARTS[name].table({"networks": networks})
+    here = table[table["panel"] == "regression"]
+    assert here["step"].tolist() == [step for step in (0, 5) if name == "loss_curves" or step]
+    assert set(here["status"]) == {"diverged"}
+    axis = render(CHARTS[name], table).axes[0]
+    (cross,) = [line for line in axis.lines if line.get_marker() == "x"]
+    assert cross.get_xdata().tolist() == [5 if name == "loss_curves" else 5e-3]
+
+
 def test_two_devices_are_two_panels():
     tables = example_tables(("Adam",))
     both = {

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ def call(*arguments) -> tuple[int, str]:
 
 @pytest.fixture
 def fake_kinds(monkeypatch):
-    monkeypatch.setattr(run.report, "write", fakes.write_page)
+    monkeypatch.setattr(run.report, "draw", fakes.draw)
     for name in plan.KINDS:
         monkeypatch.setitem(plan.KINDS, name, fakes.kind(name, fakes.good))
 
@@ -77,6 +79,7 @@ def test_options_may_be_repeated_and_reach_the_cells(fake_kinds, tmp_path):
         (["run", "--device", "gpu"], "unknown device 'gpu'"),
         (["run", "--seed", "-1"], "--seed -1 is out of range"),
         (["run", "--seed", "x"], "--seed"),
+        (["verify", "--problem", "rosenbrock"], "verify takes no --problem"),
         (["run", "--optmizer", "Adam"], "--optimizer"),
         (["rnu"], "'run'"),
         (["report", "nowhere"], "nowhere is not a run"),
@@ -121,6 +124,68 @@ def test_report_makes_everything_again(fake_kinds, tmp_path):
     code, out = call("report", tmp_path / "latest")
     assert code == 0 and str(path / "index.html") in out
     assert (path / "functions.csv").read_text() == before and (path / "index.html").exists()
+    assert not (path / "lock").exists()
+
+
+def test_a_real_run_and_a_real_report_write_every_csv_file(tmp_path):
+    """Nothing is faked here."""
+    only = ("--optimizer", "SGD", "--problem", "regression")
+    assert call("race", "--budget", "smoke", "--device", "cpu", "--out", tmp_path, *only)[0] == 0
+    path = folder.latest(tmp_path)
+    written = {file.name: file.read_bytes() for file in path.glob("*.csv")}
+    assert set(written) == {f"{table}.csv" for table in run.tables.COLUMNS}
+    assert len(written["networks.csv"].splitlines()) == 22  # a head, the start and twenty evaluations
+    for name in written:
+        (path / name).unlink()
+    assert call("report", path)[0] == 0
+    assert {file.name: file.read_bytes() for file in path.glob("*.csv")} == written
+
+
+def test_an_interrupted_report_is_said(fake_kinds, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    call("race", "--budget", "smoke", "--device", "cpu", "--out", tmp_path)
+    monkeypatch.setattr(run.report, "write", interrupted)
+    code, out = call("report", tmp_path / "latest")
+    assert code == 130 and "interrupted" in out and "same command" in out
+
+
+def test_charts_that_cannot_be_written_are_exit_4_and_a_sentence(tmp_path):
+    path = timed_run(tmp_path / "a", 5.0, 4.9, 5.1)
+    (path / "charts").write_text("in the way")
+    code, out = call("report", path)
+    assert code == Exit.DISK == 4
+    assert f"cannot write {path / 'charts'}: File exists" in out
+
+
+def test_a_line_of_another_shape_is_exit_3_and_named(tmp_path):
+    path = timed_run(tmp_path / "a", 5.0, 4.9, 5.1)
+    line = b'{"schema":1,"cell":5'
+    (path / journal.NAME).write_bytes(line + (journal.CHECKSUM % zlib.crc32(line)).encode() + b"\n")
+    code, out = call("report", path)
+    assert code == Exit.UNREADABLE == 3 and "line 1: its cell is 5" in out
+
+
+def test_results_that_are_to_go_into_a_file_are_refused(fake_kinds, tmp_path):
+    (tmp_path / "results").write_text("mine")
+    for out_option in (tmp_path / "results", tmp_path / "results" / "deeper"):
+        code, out = call("race", "--budget", "smoke", "--device", "cpu", "--out", out_option)
+        assert code == 4 and f"{tmp_path / 'results'} is a file" in out and "--out" in out
+
+
+def test_a_terminal_that_knows_only_ascii_is_no_reason_to_die(tmp_path):
+    command = [sys.executable, "-m", "bench", "race", "--budget", "smoke", "--device", "cpu", "--out", str(tmp_path)]
+    ended = subprocess.run(
+        [*command, "--optimizer", "SGD", "--problem", "regression"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "SGD ? regression ? cpu  ok" in ended.stdout
 
 
 def test_report_leaves_a_locked_folder_alone(fake_kinds, tmp_path):

@@ -78,6 +78,27 @@ def test_a_second_writer_is_told_who_has_the_folder(tmp_path):
     assert free.stdout == "got it\n"
 
 
+def test_the_lock_leaves_nothing_behind_and_a_late_process_cannot_hold_a_file_that_is_gone(tmp_path, monkeypatch):
+    with folder.lock(tmp_path):
+        assert (tmp_path / folder.LOCK).exists()
+    assert not list(tmp_path.iterdir())
+    real, taken = folder._lock_descriptor, []
+
+    def too_late(descriptor):
+        """The holder has let go, and its file with it, after we had opened it."""
+        if not taken:
+            (tmp_path / folder.LOCK).unlink()
+        taken.append(descriptor)
+        real(descriptor)
+
+    monkeypatch.setattr(folder, "_lock_descriptor", too_late)
+    with folder.lock(tmp_path):
+        monkeypatch.undo()
+        with pytest.raises(BenchError, match="in use"), folder.lock(tmp_path):
+            pass
+    assert len(taken) == 2
+
+
 def test_a_file_stands_in_where_the_file_system_has_no_locks(tmp_path, monkeypatch):
     def fails(_):
         raise OSError(errno.ENOLCK, "no locks available")
@@ -147,4 +168,4 @@ def test_a_results_path_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "results").write_text("mine")
     with pytest.raises(BenchError) as caught:
         folder.create(tmp_path / "results", "c", "m")
-    assert caught.value.exit_code == 4
+    assert caught.value.exit_code == 4 and "is a file" in str(caught.value)

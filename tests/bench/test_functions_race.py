@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_a_diverged_run_is_a_row_that_says_when_and_why():
     rows = functions_race.run(cell("ellipsoid", "SGD")).rows
     row = rows[-1]
     assert row["status"] == "diverged" and row["gap"] == math.inf
-    assert row["first_bad_step"] == row["evaluations"] > 0
+    assert 0 < row["first_bad_step"] < row["evaluations"] == 40  # stepped on with its sweep
     assert f"at step {row['first_bad_step']}" in row["reason"]
     (kept,) = [row for row in rows if "_losses" in row]
     bad = kept["first_bad_step"]
@@ -181,3 +182,37 @@ def test_one_thread_gives_the_others_back():
         assert torch.get_num_threads() == 1
         raise KeyError
     assert torch.get_num_threads() == before
+
+
+class CompilesFirst(torch.optim.SGD):
+    """As a kernel: its first step ever takes long."""
+
+    compiled = False
+
+    def step(self, closure=None):
+        if not CompilesFirst.compiled:
+            CompilesFirst.compiled = True
+            time.sleep(0.3)
+        super().step(closure)
+
+
+def test_compilation_is_off_the_clock_and_moves_nothing():
+    CompilesFirst.compiled = False
+    function = FUNCTIONS["booth"]
+    starts = torch.tensor([function.start], dtype=torch.float64)
+    found = functions_race.descend(function, CompilesFirst, starts, [1e-3, 1e-2], 5)
+    assert CompilesFirst.compiled and found.seconds < 0.2
+    assert found.points[0].tolist() == [list(function.start)] * 2
+    again = functions_race.descend(function, torch.optim.SGD, starts, [1e-3, 1e-2], 5)
+    assert torch.equal(found.losses, again.losses)
+
+
+def test_evaluations_are_the_gradients_that_were_evaluated(monkeypatch):
+    function_class, count = type(FUNCTIONS["booth"]), []
+    real = function_class.value_and_gradient
+    monkeypatch.setattr(function_class, "value_and_gradient", lambda *args: count.append(1) or real(*args))
+    for function, status in (("ellipsoid", "diverged"), ("booth", "ok")):
+        count.clear()
+        rows = functions_race.run(cell(function, "SGD")).rows
+        assert {row["status"] for row in rows} == {status}
+        assert {row["evaluations"] for row in rows} == {len(count)} == {40}

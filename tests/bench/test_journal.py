@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import zlib
 
 import pytest
 from hypothesis import given
@@ -176,3 +177,34 @@ def test_a_planted_link_is_refused(tmp_path):
         Journal(tmp_path)
     assert caught.value.exit_code == 4
     assert elsewhere.read_text() == "mine"
+
+
+def with_checksum(content: dict) -> bytes:
+    body = json.dumps(content, separators=(",", ":")).encode()[:-1]
+    return body + (journal.CHECKSUM % zlib.crc32(body)).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("cell", 5, "its cell is 5"),
+        ("cell", {"kind": 1}, "its cell's kind is 1"),
+        ("cell", {"settings": []}, "its cell's settings is []"),
+        ("rows", {}, "its rows is {}"),
+        ("rows", [{}, 7], "its row 2 is 7"),
+        ("status", 1, "its status is 1"),
+        ("status", "fine", "'fine' is not a valid Status"),
+        ("reason", None, "its reason is None"),
+        ("seconds", "long", "its seconds is 'long'"),
+        ("environment", [], "its environment is []"),
+    ],
+)
+def test_a_line_with_the_right_checksum_and_the_wrong_shape_is_named(tmp_path, place, value, says):
+    path = write(tmp_path, 1)
+    content = json.loads(path.read_bytes())
+    del content["crc32"]
+    content[place] = {**content[place], **value} if place == "cell" and isinstance(value, dict) else value
+    path.write_bytes(path.read_bytes() + with_checksum(content))
+    with pytest.raises(BenchError, match="line 2") as caught:
+        journal.read(tmp_path)
+    assert caught.value.exit_code == 3 and says in str(caught.value)

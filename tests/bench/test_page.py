@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from bench import page, verdict
+from bench.charts import CHARTS
 from tests.bench.example_tables import EVIL, empty_tables, example_tables
 
 DRAWN = [
@@ -192,15 +193,40 @@ def test_a_slower_cell_is_named_first_thing():
     assert found[1].text == "Slower than torch: Adam is 1.25× (1.22–1.28) slower than torch's fused on mlp."
 
 
-def test_the_geometric_mean_and_its_interval():
-    cells = pd.DataFrame({"ratio": [2.0, 8.0], "ratio_low": [1.9, 7.6], "ratio_high": [2.0**2 / 1.9, 8.0**2 / 7.6]})
-    mean, low, high = verdict.geometric_mean(cells)
-    half = math.log(2 / 1.9)
-    assert mean == pytest.approx(4)
-    assert (low, high) == (
-        pytest.approx(4 * math.exp(-half / math.sqrt(2))),
-        pytest.approx(4 * math.exp(half / math.sqrt(2))),
+def cells_of(device, *ratios):
+    """One optimizer a cell, timed on `device`; None: no ratio, inf: a ratio without an interval."""
+    for place, ratio in enumerate(ratios):
+        cell = one_cell("faster", 2.0, 1.9, 2.1) if ratio is None else one_cell("faster", ratio, 0.95 * ratio, ratio)
+        cell = cell.assign(device=device, optimizer=f"O{place}")
+        yield cell.assign(status="skipped", ratio=None, ratio_low=None, ratio_high=None) if ratio is None else cell
+
+
+def test_one_geometric_mean_per_device_that_counts_what_it_leaves_out():
+    rows = pd.concat([*cells_of("cpu", 2.0, 8.0, None, 3.0), *cells_of("cuda", 1.2)], ignore_index=True)
+    rows.loc[rows["optimizer"].eq("O3"), ["ratio_low", "ratio_high", "status", "verdict"]] = [
+        *(None, None),
+        *("inconclusive", "inconclusive"),
+    ]
+    found = [sentence for sentence in sentences(step_time=rows) if "geometric mean" in sentence.text]
+    assert [sentence.mood for sentence in found] == ["good", "good"]
+    assert found[0].text == (
+        "Over 2 cells on cpu our steps are 4.0× (3.9–4.0) faster than the best of torch's for-loop, foreach and fused "
+        "(geometric mean; 2 cells without an interval are left out)."
     )
+    assert found[1].text.startswith("Over 1 cell on cuda our steps are 1.20×") and "left out" not in found[1].text
+
+
+def test_a_device_without_any_interval_claims_nothing():
+    rows = pd.concat(cells_of("cpu", None, None), ignore_index=True)
+    said = [text for _, text in sentences(step_time=rows)]
+    assert said[0] == "None of 2 cells on cpu has a ratio with an interval, so nothing is said of speed there."
+    assert not any("nan" in text for text in said)
+
+
+def test_the_page_says_how_the_best_learning_rate_is_picked(whole):
+    assert "The best learning rate is the one with the lowest median over the seeds" in whole
+    for name in ("trajectories", "loss_curves"):
+        assert "ended lowest" in CHARTS[name].READING
 
 
 def test_divergence_skips_and_crashes_are_counted():

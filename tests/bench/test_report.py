@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from bench import charts, report, tables
 from bench.cell import Cell, Outcome
+from bench.errors import BenchError
 from bench.journal import Journal, Record
 from tests.bench.example_tables import functions, networks, parity, step_time
 
@@ -41,18 +43,16 @@ def run_folder(tmp_path):
 
 def files_of(folder):
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "lock"
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
 
 
 def test_everything_is_there_and_nothing_else(run_folder):
-    tables.write_csv(run_folder)
     before = set(files_of(run_folder))
     assert report.write(run_folder) == []
     assert set(files_of(run_folder)) - before == {
         "index.html",
+        *(f"{table}.csv" for table in tables.COLUMNS),
         *(f"charts/{name}.{suffix}" for name in charts.CHARTS for suffix in ("svg", "png")),
     }
     page = (run_folder / "index.html").read_text(encoding="utf-8")
@@ -81,6 +81,19 @@ def test_a_chart_with_no_data_is_a_notice_and_an_old_one_goes(tmp_path):
     }
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert page.count("No chart.") == len(notices)
+
+
+@pytest.mark.parametrize("call", ["replace", "unlink"])
+def test_a_disk_that_refuses_is_exit_4_and_a_sentence(run_folder, monkeypatch, call):
+    def refuses(path, *_, **__):
+        raise OSError(13, "Permission denied", str(path))
+
+    report.write(run_folder)
+    monkeypatch.setattr(charts.CHARTS["parity"], "table", lambda loaded: loaded["parity"].head(0))
+    monkeypatch.setattr(os if call == "replace" else Path, call, refuses)
+    with pytest.raises(BenchError, match="Permission denied") as caught:
+        report.write(run_folder)
+    assert caught.value.exit_code == 4
 
 
 def test_a_torn_environment_hides_no_result(run_folder):

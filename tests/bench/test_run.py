@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,8 +21,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    """A page that takes no time to make, and one look at the machine for all tests."""
-    monkeypatch.setattr(run.report, "write", fakes.write_page)
+    """A report without its charts, which take long to draw, and one look at the machine for all tests."""
+    monkeypatch.setattr(run.report, "draw", fakes.draw)
     here = environment.collect(("cpu",))
     monkeypatch.setattr(run.environment, "collect", lambda devices: {**here})
 
@@ -54,7 +55,8 @@ def test_a_run_leaves_journal_tables_page_and_environment(with_kind, tmp_path, c
     assert run.execute(fakes.make_plan(), tmp_path) is Exit.OK
     path = only_folder(tmp_path)
     assert folder.latest(tmp_path) == path
-    assert {"runs.jsonl", "environment.json", "functions.csv", "parity.csv", "index.html"} <= set(os.listdir(path))
+    csv = {f"{table}.csv" for table in run.tables.COLUMNS}
+    assert set(os.listdir(path)) == {"runs.jsonl", "environment.json", "index.html", *csv}
     there = json.loads((path / "environment.json").read_text())
     assert (there["budget"], there["seed"], there["cells"]) == ("smoke", 0, 6)
     assert all(record.environment == there["id"] for record in journal.read(path))
@@ -62,7 +64,7 @@ def test_a_run_leaves_journal_tables_page_and_environment(with_kind, tmp_path, c
     assert "smoke: 6 cells" in out
     assert re.search(r"^\[6/6\] Adam · three · cpu  ok  0\.0 s  left 00:00$", out, re.MULTILINE)
     assert "functions       6 rows: 6 ok" in out
-    assert "no chart drawn" in out
+    assert "no chart ratio: not drawn here" in out
     assert out.rstrip().endswith(f"open {path / 'index.html'}")
 
 
@@ -364,6 +366,31 @@ def test_a_second_signal_does_not_wait_for_the_page(with_kind, tmp_path, monkeyp
     monkeypatch.setattr(run.report, "write", impatient)
     run.execute(fakes.make_plan(), tmp_path)
     assert ended == [130]
+
+
+def test_an_interrupt_while_the_report_is_made_is_said(with_kind, tmp_path, monkeypatch, capsys):
+    def interrupted(path):
+        os.kill(os.getpid(), signal.SIGINT)
+        return []
+
+    with_kind(fakes.good)
+    monkeypatch.setattr(run.report, "write", interrupted)
+    assert run.execute(fakes.make_plan(), tmp_path) is Exit.INTERRUPTED
+    assert "interrupted while the report was made: all cells are finished" in capsys.readouterr().out
+    with_kind(interrupt_in(2))
+    monkeypatch.setattr(run.report, "write", lambda path: [])
+    run.execute(fakes.make_plan(seed=1), tmp_path)
+    out = capsys.readouterr().out
+    assert "interrupted: the finished cells are kept" in out and "while the report" not in out
+
+
+def test_the_recorded_command_can_be_pasted(with_kind, tmp_path, monkeypatch):
+    with_kind(fakes.good)
+    arguments = ["run", "--out", "my results", "--problem", "$(rm x)"]
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    run.execute(fakes.make_plan(), tmp_path)
+    command = json.loads((only_folder(tmp_path) / "environment.json").read_text())["command"]
+    assert shlex.split(command) == ["python", "-m", "bench", *arguments]
 
 
 def test_a_signal_between_cells_is_noted_and_never_raised_into_a_write(with_kind, tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from bench.budgets import DEFAULT, FULL, SMOKE
 from bench.cell import Status
 from bench.contenders import OPTIMIZERS
 from bench.problems.parameter_sets import elements
-from bench.step_time import COLUMNS, PARAMETER_SETS, cells, failure, memory_shortage, run
+from bench.step_time import PARAMETER_SETS, cells, failure, memory_shortage, run
+from bench.tables import COLUMNS
 from bench.timing import Timing
 
 
@@ -53,7 +54,7 @@ def test_large_sets_get_more_time_but_not_without_end():
 def test_a_cell_measures_all_contenders(optimizer):
     rows = by_contender(run(cell_of(optimizer)))
     assert list(rows) == list(SMOKE.contenders)
-    assert all(tuple(row) == COLUMNS for row in rows.values())
+    assert all((*row, "cell") == COLUMNS["step_time"] for row in rows.values())
     json.dumps(list(rows.values()))
     timed = {name: row for name, row in rows.items() if row["status"] in ("ok", "inconclusive")}
     assert set(timed) == {"ours", "loop", "foreach"} | ({"fused"} if optimizer != "Rprop" else set())
@@ -89,6 +90,19 @@ def test_what_cannot_run_is_a_row_that_says_why(monkeypatch):
     assert (rows["foreach"]["status"], rows["foreach"]["reason"]) == ("error", "RuntimeError: no room")
     assert rows["compiled"]["status"] == "skipped" and "takes minutes" in rows["compiled"]["reason"]
     assert rows["loop"]["best_of_torch"] and rows["foreach"]["median_us"] is None
+
+
+def test_our_eager_fallback_is_never_timed_as_ours(monkeypatch):
+    real = contenders.build
+
+    def build(contender, *arguments, **options):
+        return real(contender, *arguments, **options, **({"foreach": False} if contender == "ours" else {}))
+
+    monkeypatch.setattr(contenders, "build", build)
+    rows = by_contender(run(cell_of("Adam", contenders=["ours", "loop"])))
+    assert rows["ours"]["status"] == "skipped" and rows["ours"]["median_us"] is None
+    assert rows["ours"]["reason"] == "6 of 6 tensors would be stepped by the eager fallback: foreach=False"
+    assert rows["loop"]["median_us"] > 0 and rows["loop"]["ratio"] is None
 
 
 def test_without_ours_the_others_are_timed_and_nothing_is_said_of_ours(monkeypatch):
@@ -180,3 +194,21 @@ def test_too_few_rounds_give_times_but_no_interval():
     _, loop = step_time._rows(cell_of("Adam", contenders=["ours", "loop"]), [128], entrants, {}, timing)
     assert (loop["median_us"], loop["ratio"], loop["ratio_low"], loop["ratio_high"]) == (10, 1, None, None)
     assert (loop["verdict"], loop["status"]) == ("inconclusive", "inconclusive")
+    assert loop["reason"] == "4 undisturbed rounds are too few for an interval, which takes 5"
+
+
+def test_ours_with_nothing_to_compare_says_so():
+    timing = Timing(("ours",), ("end_to_end",), {"ours": 1}, np.full((9, 1, 1), 10e3), rounds=9)
+    entrants = {"ours": step_time.Entrant(step_time.Arm("ours", lambda: None), 0.1, None)}
+    (ours,) = step_time._rows(cell_of("Adam", contenders=["ours"]), [128], entrants, {}, timing)
+    assert (ours["median_us"], ours["ratio"], ours["status"]) == (10, None, "inconclusive")
+    assert ours["reason"] == "no mode of torch was timed beside it, so there is no ratio"
+
+
+def test_a_wide_interval_says_that_it_is_wide():
+    times = np.full((40, 2, 1), 10e3)
+    times[::2, 1] = 20e3
+    timing = Timing(("ours", "loop"), ("end_to_end",), {"ours": 1, "loop": 1}, times, rounds=40)
+    entrants = {name: step_time.Entrant(step_time.Arm(name, lambda: None), 0.1, None) for name in timing.names}
+    _, loop = step_time._rows(cell_of("Adam", contenders=["ours", "loop"]), [128], entrants, {}, timing)
+    assert loop["status"] == "inconclusive" and "wider than 5 %" in loop["reason"]

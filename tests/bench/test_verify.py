@@ -181,13 +181,15 @@ def test_another_executor_than_asked_for_is_wrong():
     assert row["status"] == Status.WRONG and "ran on eager" in row["reason"]
 
 
-def test_no_kernel_for_a_reason_is_skipped():
+@pytest.mark.parametrize(("installed", "status"), [(False, Status.SKIPPED), (True, Status.WRONG)])
+def test_no_kernel_for_a_reason_is_skipped_only_where_there_can_be_none(monkeypatch, installed, status):
     class WithoutKernel(Right):
         def executors(self):
-            return [(p, "eager", "Numba is not installed") for p, *_ in super().executors()]
+            return [(p, "eager", "for some reason") for p, *_ in super().executors()]
 
+    monkeypatch.setattr(verify, "installed_kernel", lambda device: installed)
     row = one_row(WithoutKernel, contender="cpu")
-    assert row["status"] == Status.SKIPPED and "Numba is not installed" in row["reason"]
+    assert row["status"] == status and "for some reason" in row["reason"]
 
 
 def test_the_worst_place_is_named():
