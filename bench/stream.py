@@ -23,8 +23,8 @@ class Traffic(NamedTuple):
 _ONE_STATE = Traffic(read=3, written=2)  # parameter, gradient, one state; parameter and state
 _TWO_STATES = Traffic(read=4, written=3)
 
-# With `contenders.TIMING_OPTIONS`. ASGD's average is only written until `t0`, but on a CPU a line has to be fetched
-# before it is written, and the kernel reads it anyway.
+# With `contenders.TIMING_OPTIONS`. ASGD's average is only written until `t0`, but a CPU may fetch a line before it
+# writes it; where it does not, ASGD exceeds the stream.
 TRAFFIC: dict[str, Traffic] = {
     "SGD": _ONE_STATE,
     "Adam": _TWO_STATES,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..algorithm import Algorithm
-from . import generate, threads
+from . import generate, sources, threads
 
 #: below this many elements waking a second thread costs more than it saves
 SERIAL_BELOW = 65_536
@@ -25,14 +25,14 @@ _openmp = threads.openmp()
 @functools.cache
 def block(algorithm: Algorithm, present: tuple[bool, ...], dtype: torch.dtype, state_dtype: torch.dtype):
     """The compiled rule for one combination of states and dtypes."""
-    text = generate.numba_block(algorithm, present, generate.name(dtype), generate.name(state_dtype))
+    text = sources.numba_block(algorithm, present, generate.name(dtype), generate.name(state_dtype))
     return generate.load(text, "block", *generate.numba_ingredients()).block
 
 
 @functools.cache
 def prologue(algorithm: Algorithm, scalar_dtype: torch.dtype):
     """The compiled coefficients for one dtype of the scalar state."""
-    text = generate.numba_prologue(algorithm, generate.name(scalar_dtype))
+    text = sources.numba_prologue(algorithm, generate.name(scalar_dtype))
     return generate.load(text, "prologue", *generate.numba_ingredients()).prologue
 
 

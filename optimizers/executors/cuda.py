@@ -11,7 +11,7 @@ import torch
 import triton
 
 from ..algorithm import Algorithm
-from . import generate, triton_dialect
+from . import generate, sources, triton_dialect
 from .generate import ACTIVE, NUMEL, ROW_HEAD
 from .prologue import Prologue
 
@@ -24,7 +24,7 @@ RING = 4
 @functools.cache
 def kernel(algorithm: Algorithm, present: tuple[bool, ...], dtype: torch.dtype, state_dtype: torch.dtype):
     """The Triton kernel for one combination of states and dtypes."""
-    text = generate.triton_kernel(algorithm, present, generate.name(dtype), generate.name(state_dtype))
+    text = sources.triton_kernel(algorithm, present, generate.name(dtype), generate.name(state_dtype))
     return generate.load(text, "kernel", triton.__version__, inspect.getsource(triton_dialect)).kernel
 
 
