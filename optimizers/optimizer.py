@@ -164,7 +164,7 @@ def _step(self: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
     if scale is None:
         return loss
     if torch.cuda.is_initialized():
-        self._accelerator_graph_capture_health_check()
+        _health_check(self)
     if self._plan is None or not self._plan.step(self, scale):
         self._plan = None
         plan = Plan(self)
@@ -174,6 +174,12 @@ def _step(self: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
     return loss
 
 
+# torch's question whether a CUDA graph is being captured without capturable=True, by its newer or its older name
+_health_check = getattr(
+    torch.optim.Optimizer,
+    "_accelerator_graph_capture_health_check",
+    getattr(torch.optim.Optimizer, "_cuda_graph_capture_health_check", None),
+)
 _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
 _uncompiled_step = torch._disable_dynamo(_step)
 
