@@ -28,7 +28,10 @@ LOW_PRECISION_STEPS = 12  # one aligned step is like another: more of them add s
 LOW_PRECISION = ("bfloat16", "float16")
 
 # float32: equal means that no more is lost than torch's own for-loop loses in the same step from the same state.
-MEAN_FACTOR, MAX_FACTOR, MAX_SLACK = 1.05, 1.25, 1.0
+MEAN_FACTOR = 1.05
+# The largest of few errors is a matter of luck on both sides: below this many steps it gets more room.
+MANY_STEPS = 100
+MAX_MANY, MAX_FEW = (1.25, 1.0), (2.0, 2.0)  # a factor of the for-loop's largest error, and ulp on top
 # Two ways of rounding that are equally good differ in the mean of a finite sample (by about 0.3 ulp / sqrt(elements)),
 # and where the loop is exact (a copied gradient, a sum of representable numbers) a factor of nothing allows nothing.
 MEAN_SLACK = 0.01
@@ -47,7 +50,7 @@ FREE_WORDS = (
 )
 FLOAT32_WORDS = (
     f"one step from the same state: mean error <= {MEAN_FACTOR} x the for-loop's + {MEAN_SLACK} ulp, "
-    f"largest <= {MAX_FACTOR} x the for-loop's + {MAX_SLACK:g} ulp, for parameter and each state tensor; {ILL_WORDS}"
+    f"largest <= {{}} x the for-loop's + {{:g}} ulp, for parameter and each state tensor; {ILL_WORDS}"
 )
 LOW_PRECISION_WORDS = (
     f"one step from the same state: error <= {LOW_PRECISION_LIMIT:g} ulp of the storage type; {ILL_WORDS}"
@@ -147,7 +150,7 @@ def verify(
         row = _blank(optimizer, option_set.label, name, device, dtype)
         row.update(steps=steps, elements=int(workload.params.size))
         judge = _judge_finite if constant else _judge_aligned if aligned else _judge_free
-        row.update(judge(name, result, measured["loop"], dtype))
+        row.update(judge(name, result, measured["loop"], dtype, steps))
         trouble = _trouble(name, result, device, option_set)
         if trouble:
             row["status"], row["reason"] = trouble
@@ -179,7 +182,7 @@ def _verdict(name: str, fine: bool, reason: str) -> dict[str, Any]:
     return {"status": Status.OK if fine else bad, "reason": "" if fine else reason}
 
 
-def _judge_free(name: str, result: Measured, loop: Measured, dtype: str) -> dict[str, Any]:
+def _judge_free(name: str, result: Measured, loop: Measured, dtype: str, steps: int) -> dict[str, Any]:
     if not result.errors:
         return {"tolerance": FREE_WORDS}
     worst = max(result.errors.values(), key=lambda stats: stats.largest)
@@ -191,7 +194,7 @@ def _judge_free(name: str, result: Measured, loop: Measured, dtype: str) -> dict
     return {"max_difference": worst.largest, "tolerance": FREE_WORDS, "worst": worst.where, **verdict}
 
 
-def _judge_finite(name: str, result: Measured, loop: Measured, dtype: str) -> dict[str, Any]:
+def _judge_finite(name: str, result: Measured, loop: Measured, dtype: str, steps: int) -> dict[str, Any]:
     fine = result.not_finite == 0
     verdict = _verdict(name, fine, f"{result.not_finite} elements are nan or infinite: the root of a negative variance")
     if fine and loop.not_finite:
@@ -199,31 +202,33 @@ def _judge_finite(name: str, result: Measured, loop: Measured, dtype: str) -> di
     return {"tolerance": FINITE_WORDS, **verdict}
 
 
-def _excess(mine: Stats, loop: Stats, dtype: str) -> float:
+def _excess(mine: Stats, loop: Stats, dtype: str, largest: tuple[float, float]) -> float:
     """Above 1: more error than allowed beside the for-loop."""
     if dtype == "float32":
         in_mean = mine.mean / (MEAN_FACTOR * loop.mean + MEAN_SLACK)
-        in_largest = mine.largest / (MAX_FACTOR * loop.largest + MAX_SLACK)
+        factor, slack = largest
+        in_largest = mine.largest / (factor * loop.largest + slack)
     else:
         in_mean, in_largest = 0.0, mine.largest / (GROSS_FACTOR * loop.largest + GROSS_FACTOR)
     return math.inf if math.isnan(in_mean + in_largest) else max(in_mean, in_largest)
 
 
-def _judge_aligned(name: str, result: Measured, loop: Measured, dtype: str) -> dict[str, Any]:
+def _judge_aligned(name: str, result: Measured, loop: Measured, dtype: str, steps: int) -> dict[str, Any]:
     absolute = name in OURS and dtype in LOW_PRECISION
+    largest = MAX_MANY if steps >= MANY_STEPS else MAX_FEW
     if name == "loop":
         words, limit = REPORTED_WORDS, math.inf
     elif absolute:
         words, limit = LOW_PRECISION_WORDS, LOW_PRECISION_LIMIT
     else:
-        words, limit = FLOAT32_WORDS if dtype == "float32" else GROSS_WORDS, 1.0
+        words, limit = FLOAT32_WORDS.format(*largest) if dtype == "float32" else GROSS_WORDS, 1.0
     if not result.errors:
         return {"tolerance": words}
     none = Stats()
 
     def score(key: str) -> float:
         mine = result.errors[key]
-        return mine.largest if absolute or name == "loop" else _excess(mine, loop.errors.get(key, none), dtype)
+        return mine.largest if absolute or name == "loop" else _excess(mine, loop.errors.get(key, none), dtype, largest)
 
     key = max(result.errors, key=score)
     mine, theirs = result.errors[key], loop.errors.get(key, none)

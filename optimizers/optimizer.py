@@ -178,7 +178,7 @@ def _step(self: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
 _health_check = getattr(
     torch.optim.Optimizer,
     "_accelerator_graph_capture_health_check",
-    getattr(torch.optim.Optimizer, "_cuda_graph_capture_health_check", None),
+    getattr(torch.optim.Optimizer, "_cuda_graph_capture_health_check", lambda self: None),
 )
 _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
 _uncompiled_step = torch._disable_dynamo(_step)
