@@ -13,6 +13,7 @@ class Budget:
     verify_dtypes: tuple[str, ...]
     verify_steps: int
     verify_all_options: bool  # False: each optimizer with its defaults and its richest option set
+    verify_low_precision: bool  # the same for bfloat16 and float16, whose kernels take as long to compile
     contenders: tuple[str, ...]
     parameter_sets: tuple[str, ...]
     cell_seconds: float  # timing stops here even if the interval is still too wide
@@ -31,6 +32,7 @@ SMOKE = Budget(
     verify_dtypes=("float32",),
     verify_steps=10,
     verify_all_options=False,
+    verify_low_precision=False,
     contenders=("ours", "loop", "foreach", "fused"),
     parameter_sets=("mlp",),
     cell_seconds=0.2,
@@ -49,9 +51,10 @@ DEFAULT = Budget(
     verify_dtypes=("float32", "float64", "bfloat16", "float16"),
     verify_steps=20,
     verify_all_options=True,
+    verify_low_precision=False,
     contenders=("ours", "loop", "foreach", "fused"),
     parameter_sets=("mlp", "many-small", "many-medium", "resnet18", "one-big"),
-    cell_seconds=0.7,
+    cell_seconds=0.6,
     function_names=None,
     function_steps=500,
     function_learning_rates=7,
@@ -67,6 +70,7 @@ FULL = Budget(
     verify_dtypes=("float32", "float64", "bfloat16", "float16"),
     verify_steps=100,
     verify_all_options=True,
+    verify_low_precision=True,
     contenders=("ours", "loop", "foreach", "fused", "compiled"),
     parameter_sets=("mlp", "many-small", "many-medium", "resnet18", "one-big", "gpt2"),
     cell_seconds=15.0,

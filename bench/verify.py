@@ -71,11 +71,18 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
         settings = {
             "name": "verify",
             "options": [option_set.label for option_set in chosen],
+            "low_precision_options": [one.label for one in option_sets(optimizer, budget.verify_low_precision)],
             "dtypes": list(budget.verify_dtypes),
             "steps": budget.verify_steps,
             "seed": seed,
         }
-        steps = sum(_steps(each, dtype, budget.verify_steps) for dtype in budget.verify_dtypes for each in chosen)
+        low = settings["low_precision_options"]
+        steps = sum(
+            _steps(each, dtype, budget.verify_steps)
+            for dtype in budget.verify_dtypes
+            for each in chosen
+            if dtype not in LOW_PRECISION or each.label in low
+        )
         made.append(Cell(KIND, device, optimizer, settings, 0.5 + EXPECTED_SECONDS_PER_STEP * steps))
     return made
 
@@ -87,6 +94,8 @@ def run(cell: Cell) -> Outcome:
     rows = []
     for option_set in chosen:
         for dtype in cell.settings["dtypes"]:
+            if dtype in LOW_PRECISION and option_set.label not in cell.settings["low_precision_options"]:
+                continue
             rows += verify(
                 cell.optimizer, option_set, dtype, cell.settings["steps"], cell.settings["seed"], builds, cell.device
             )
