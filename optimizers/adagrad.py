@@ -42,7 +42,7 @@ class Adagrad(Optimizer, torch.optim.Adagrad):
         ...     print(round(loss.item(), 2))
         5.0
         2.5
-        1.57
+        1.52
     """
 
     algorithm = Algorithm(

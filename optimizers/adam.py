@@ -87,8 +87,8 @@ class AdamW(Optimizer, torch.optim.AdamW):
         ...     optimizer.step()
         ...     print(round(loss.item(), 2))
         5.0
-        2.46
-        0.99
+        2.47
+        0.98
     """
 
     algorithm = ADAM
