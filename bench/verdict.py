@@ -97,7 +97,8 @@ def speed(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     found = overall(tables, cells)
     certain = cells[cells["verdict"] != "inconclusive"].sort_values("ratio")
     if len(certain) > 1:
-        found.append(Sentence(PLAIN, f"Fastest: {of_cell(certain.iloc[-1])}. Slowest: {of_cell(certain.iloc[0])}."))
+        fastest, slowest = of_cell(certain.iloc[-1]), of_cell(certain.iloc[0])
+        found.append(Sentence(PLAIN, f"Among the conclusive cells, fastest: {fastest}; slowest: {slowest}."))
     slower = cells[cells["verdict"] == "slower"]
     if len(slower):
         named = "; ".join(of_cell(row) for _, row in slower.head(3).iterrows())

@@ -33,7 +33,7 @@ def _executor(device_type: str) -> Any:
         return reason
 
 
-def unsupported(algorithm: Algorithm, p: Tensor) -> str:
+def unsupported(p: Tensor) -> str:
     """Why there is no kernel for a parameter of this device and dtype, or an empty string."""
     if p.device.type not in _EXECUTORS:
         return f"there are kernels for cpu and cuda, not for {p.device.type}"

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..algorithm import ITEMS, Algorithm
+from ..algorithm import ITEMS
 from . import eager, kernels
 from .generate import FIRST, GROUP, NUMEL, ROW_HEAD
 from .tensors import overlapping, refusal
@@ -72,7 +72,7 @@ def choose(optimizer: Optimizer) -> tuple[list[Row], list[Tensor]]:
                 optimizer.check_gradient(p, group)
             slots, scalars = ([], []) if fresh else optimizer.states(p, group)
             row = Row(p, index, mode, slots, scalars, fresh)
-            row.reason = mode or refuse(optimizer.algorithm, row)
+            row.reason = mode or refuse(row)
             rows.append(row)
     keep_apart(rows)
     return rows, dormant
@@ -84,10 +84,10 @@ def keep_apart(rows: list[Row]) -> None:
         rows[i].reason = rows[i].reason or SHARED
 
 
-def refuse(algorithm: Algorithm, row: Row) -> str:
+def refuse(row: Row) -> str:
     """Why no kernel may step this row as it is, or an empty string."""
     p, g = row.p, row.p.grad
-    if reason := kernels.unsupported(algorithm, p):
+    if reason := kernels.unsupported(p):
         return reason
     if reason := refusal(p):
         return f"the parameter {reason}"
@@ -164,7 +164,7 @@ class Plan:
                 row.first = True  # a parameter listed twice takes its first step twice, as in torch
                 optimizer.initialize(row.p, self.groups[row.group])
                 row.slots, row.scalars = optimizer.states(row.p, self.groups[row.group])
-                row.reason = row.reason or refuse(self.algorithm, row)  # some of it may have been there before
+                row.reason = row.reason or refuse(row)  # some of it may have been there before
         if fresh:
             keep_apart(rows)
 
@@ -257,7 +257,7 @@ class Plan:
         """Whether a row that no kernel stepped last time still has none."""
         optimizer.check_gradient(row.p, self.groups[row.group])
         permanent = row.reason == SHARED or self.modes[row.group] or "could not be made" in row.reason
-        return bool(permanent or refuse(self.algorithm, row))
+        return bool(permanent or refuse(row))
 
     def _step_rest(self, grad_enabled: bool) -> None:
         """Steps what no kernel steps, in the order of the groups."""
