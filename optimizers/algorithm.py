@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from torch import Tensor
 
 #: Arguments of `coefficients` that are an item of a group's tuple: argument -> (group key, index).
 ITEMS = {
@@ -16,6 +19,8 @@ ITEMS = {
     "etaplus": ("etas", 1),
     "step_size_min": ("step_sizes", 0),
     "step_size_max": ("step_sizes", 1),
+    "eps1": ("eps", 0),
+    "eps2": ("eps", 1),
 }
 
 #: Arguments of `coefficients` that the executor supplies.
@@ -26,13 +31,23 @@ SUPPLIED = ("direction", "first", "stored")
 
 @dataclass(frozen=True)
 class Slot:
-    """A state tensor of the parameter's shape: its initial value, and the option that makes it exist.
+    """A state tensor: its initial value, the option that makes it exist, and its shape.
 
-    `init` is a number or the key of the group entry to take it from; `when` is a group key, or None for always.
+    `init` is a number or the key of the group entry to take it from; `when` is a group key, or None for always;
+    `shape` makes it of the parameter's shape, or None if such a parameter does not have it. Without it, it has the
+    parameter's shape. A `work` slot is no state: it is handed to a `MatrixAlgorithm`'s transform and forgotten.
     """
 
     init: float | str = 0.0
     when: str | None = None
+    shape: Callable[[Sequence[int]], Sequence[int] | None] | None = None
+    work: bool = False
+
+    def exists(self, group: Mapping[str, Any], shape: Sequence[int] | None) -> bool:
+        """Whether a parameter of this shape (None: some parameter) has it under the options of this group."""
+        if self.when is not None and not group[self.when]:
+            return False
+        return self.shape is None or shape is None or self.shape(shape) is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +85,67 @@ class Algorithm:
         """The coefficients, by the names the rule gives them."""
         return tuple(inspect.signature(self.rule).parameters)[2 + len(self.slots) :]
 
-    def present(self, group: Mapping[str, Any]) -> tuple[bool, ...]:
-        """Which slots exist under the options of this group."""
-        return tuple(slot.when is None or bool(group[slot.when]) for slot in self.slots.values())
+    def present(self, group: Mapping[str, Any], shape: Sequence[int] | None = None) -> tuple[bool, ...]:
+        """Which slots a parameter of this shape (None: some parameter) has under the options of this group."""
+        return tuple(slot.exists(group, shape) for slot in self.slots.values())
 
     def hyper_values(self, group: Mapping[str, Any]) -> list[Any]:
-        """The hyper-parameters of a group as `coefficients` wants them: numbers or 0-d tensors."""
-        return [group[ITEMS[name][0]][ITEMS[name][1]] if name in ITEMS else group[name] for name in self.hyper]
+        """The hyper-parameters of a group as `coefficients` wants them: numbers or 0-d tensors; nan for None."""
+        values = [group[ITEMS[name][0]][ITEMS[name][1]] if name in ITEMS else group[name] for name in self.hyper]
+        return [math.nan if value is None else value for value in values]
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The types of device there are kernels for."""
+        return ("cpu", "cuda")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MatrixAlgorithm(Algorithm):
+    """Two elementwise rules, and between them something that is done to whole matrices.
+
+    `rule` leaves what is to be transformed in a `work` slot; `transform` takes a batch of such matrices of one shape,
+    ``(batch, rows, columns)``, and the group's options; `finish(p, g, *coefficients)`, of the same coefficients as
+    `rule`, gets the result in the place of the gradient. The work slot is the last one, and there are no scalars.
+    """
+
+    transform: Callable[[Tensor, Mapping[str, Any]], Tensor]
+    finish: Callable[..., tuple]
+
+    @cached_property
+    def first(self) -> Algorithm:
+        """The elementwise algorithm before the transform."""
+        return Algorithm(self.coefficients, self.rule, {}, self.slots)
+
+    @cached_property
+    def last(self) -> Algorithm:
+        """The elementwise algorithm after it."""
+        return Algorithm(self.coefficients, self.finish, {}, {})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FactoredAlgorithm(Algorithm):
+    """An optimizer whose second moment is kept by rows and columns, and whose step is scaled by root mean squares.
+
+    A tensor of two or more dimensions is a batch of matrices, the last two: it has ``row_var`` and ``col_var``. Any
+    other has ``variance``. Those are the slots; the arithmetic, in the dialect:
+
+    moment(var, square, take): the new moving average, of an element's square or of a row's or column's mean square.
+    estimate(row, col, row_mean, eps1): the second moment of an element, from its row's and its column's.
+    update(g, var, eps1): the direction of an element.
+    step_size(p_square, u_square, rho, eps2, d): what the update is multiplied by, from mean squares of the tensor.
+    rule(p, u, step_size, keep): the new parameter, in a tuple.
+
+    `coefficients` gives the names that these functions use, and ``direction``; eps1 is nan for the dtype's epsilon.
+    """
+
+    moment: Callable[..., Any]
+    estimate: Callable[..., Any]
+    update: Callable[..., Any]
+    step_size: Callable[..., Any]
+
+    outputs = ("direction", "take", "rho", "keep", "eps1", "eps2", "d")
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        return ("cpu",)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.optim.optimizer as torch_optimizer
 from torch import Tensor
 from torch.optim.optimizer import _get_capturable_supported_devices
 
-from .algorithm import Algorithm
+from . import checkpoint, groups
+from .algorithm import Algorithm, Slot
 from .executors.plan import Plan, choose
 
 
@@ -40,13 +41,22 @@ class Optimizer(torch.optim.Optimizer):
     capturable_words: ClassVar[str] = "params and state_steps"
     _plan: Plan | None = None
 
+    if not TYPE_CHECKING:  # for type checkers, the constructor is the one of torch's class
+
+        def __init__(self, params, *args, **kwargs):
+            if isinstance(params, (set, frozenset)):
+                raise TypeError(groups.UNORDERED)
+            super().__init__(params, *args, **kwargs)
+
+    __signature__ = groups.ConstructorSignature()
+
     def accept_fused(self, fused: bool | None) -> None:
         """Takes the option ``fused`` for the classes whose counterpart in torch has none."""
         if fused is None:
             return  # and then the group keys are exactly torch's
-        if fused and any(group["differentiable"] for group in self.param_groups):
+        if fused and any(group.get("differentiable") for group in self.param_groups):
             raise RuntimeError("`fused` does not support `differentiable`")
-        if fused and any(group["foreach"] for group in self.param_groups):
+        if fused and any(group.get("foreach") for group in self.param_groups):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         self.defaults["fused"] = fused
         for group in self.param_groups:
@@ -86,20 +96,27 @@ class Optimizer(torch.optim.Optimizer):
             if not self.algorithm.sparse(group) and isinstance(self, torch.optim.Adagrad):
                 raise RuntimeError("weight_decay option is not compatible with sparse gradients")
 
+    def slots(self, p: Tensor, group: Mapping[str, Any]) -> dict[str, Slot]:
+        """The state tensors that a parameter has under the options of its group."""
+        there = self.algorithm.present(group, p.shape)
+        return {
+            name: slot
+            for (name, slot), is_there in zip(self.algorithm.slots.items(), there, strict=True)
+            if is_there and not slot.work
+        }
+
     def states(self, p: Tensor, group: Mapping[str, Any]) -> tuple[list[Tensor | None], list[Tensor]]:
         """The state tensors of a parameter in the order of the rule (None where absent), and its scalars."""
-        state = self.state[p] if self.algorithm.scalars or any(self.algorithm.present(group)) else {}
-        slots = [
-            state[name] if there else None
-            for name, there in zip(self.algorithm.slots, self.algorithm.present(group), strict=True)
+        slots = self.slots(p, group)
+        state = self.state[p] if self.algorithm.scalars or slots else {}
+        return [state[name] if name in slots else None for name in self.algorithm.slots], [
+            state[name] for name in self.algorithm.scalars
         ]
-        return slots, [state[name] for name in self.algorithm.scalars]
 
     def lacks_state(self, p: Tensor, group: Mapping[str, Any]) -> bool:
         """Whether `initialize` has something to do before this parameter can be stepped."""
         state = self.state.get(p, {})
-        names = [n for n, there in zip(self.algorithm.slots, self.algorithm.present(group), strict=True) if there]
-        return any(state.get(name) is None for name in [*self.algorithm.scalars, *names])
+        return any(state.get(name) is None for name in [*self.algorithm.scalars, *self.slots(p, group)])
 
     def initialize(self, p: Tensor, group: Mapping[str, Any]) -> None:
         """Creates what state is missing, as declared."""
@@ -111,11 +128,15 @@ class Optimizer(torch.optim.Optimizer):
             for name, init in self.algorithm.scalars.items():
                 if state.get(name) is None:
                     state[name] = torch.full((), _number(init, group), dtype=dtype, device=device)
-            for (name, slot), there in zip(self.algorithm.slots.items(), self.algorithm.present(group), strict=True):
-                if there and state.get(name) is None:
-                    value = _number(slot.init, group)
+            for name, slot in self.slots(p, group).items():
+                if state.get(name) is not None:
+                    continue
+                value = _number(slot.init, group)
+                if slot.shape is None:
                     fill = complex(value, value) if p.is_complex() else value
                     state[name] = torch.full_like(p, fill, memory_format=torch.preserve_format, requires_grad=False)
+                else:
+                    state[name] = torch.full(tuple(slot.shape(p.shape) or ()), value, dtype=p.dtype, device=p.device)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Steps every parameter that has a gradient, and returns the loss if a `closure` computes it."""
@@ -134,18 +155,60 @@ class Optimizer(torch.optim.Optimizer):
     # torch wraps a step that is not marked so in a profiler record and hooks: 7 us, which `step` pays when used
     step.hooked = True  # type: ignore[attr-defined]
 
+    def state_shape(self, p: Tensor, name: str) -> torch.Size | None:
+        """The shape that a state tensor of a parameter must have to be loaded; None if any will do."""
+        algorithm = getattr(self, "algorithm", None)
+        if algorithm is not None and name in algorithm.scalars:
+            return torch.Size()
+        slot = algorithm.slots.get(name) if algorithm is not None else None
+        shape = None if slot is None or slot.work else p.shape if slot.shape is None else slot.shape(p.shape)
+        return None if shape is None else torch.Size(shape)
+
+    @torch._disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes a state dict of this class or of torch's of the same name."""
+        """Takes a state dict of this class or of torch's of the same name; all of it or, raising, nothing."""
         self._plan = None  # or it would keep the old state's tables
-        super().load_state_dict(state_dict)
-        for group in self.param_groups:
-            if "fused" in self.defaults:
-                group.setdefault("fused", self.defaults["fused"])
-            if not group.get("capturable"):
-                for p in group["params"]:
-                    for name in self.algorithm.scalars.keys() & self.state.get(p, {}).keys():
-                        # torch's fused mode keeps it on the device; the coefficients are made on the host
-                        self.state[p][name] = self.state[p][name].to("cpu")
+        state, param_groups = self.state, self.param_groups
+        given: dict[str, Any] = {}
+
+        def check(optimizer: Any, loaded: dict[str, Any]) -> None:
+            given.update(loaded)
+            checkpoint.check(self, given)
+
+        # what the hooks that are there have made of the state dict is checked, and they see what was mended
+        last = self.register_load_state_dict_pre_hook(check)
+        first = self.register_load_state_dict_post_hook(
+            lambda optimizer: checkpoint.mend(self, given, param_groups), prepend=True
+        )
+        try:
+            super().load_state_dict(state_dict)
+        except BaseException:
+            self.state, self.param_groups = state, param_groups
+            raise
+        finally:
+            last.remove()
+            first.remove()
+
+    @torch._disable_dynamo
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group of parameters, with options of its own; refused, it leaves the optimizer as it was."""
+        if isinstance(param_group, dict):
+            index = len(self.param_groups)
+            if isinstance(param_group.get("params"), frozenset):
+                raise TypeError(groups.UNORDERED)
+            groups.warn_of_misspelt_keys(param_group, self.defaults, index)
+            groups.check_values(type(self), {**self.defaults, **param_group}, index)
+        super().add_param_group(param_group)
+        groups.plain_numbers(self.param_groups[-1])
+
+    def update(self, scale: float) -> None:
+        """Steps every parameter that has a gradient, which is to be divided by `scale`; all of them or none."""
+        if self._plan is None or not self._plan.step(self, scale):
+            self._plan = None
+            plan = Plan(self)
+            if not plan.step(self, scale):
+                raise RuntimeError("the parameters changed while they were stepped; step from one thread at a time")
+            self._plan = plan
 
     def _scale(self) -> float | None:
         """What gradients are to be divided by, or None if a GradScaler found an infinity: then nothing changes."""
@@ -165,12 +228,7 @@ def _step(self: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
         return loss
     if torch.cuda.is_initialized():
         _health_check(self)
-    if self._plan is None or not self._plan.step(self, scale):
-        self._plan = None
-        plan = Plan(self)
-        if not plan.step(self, scale):
-            raise RuntimeError("the parameters changed while they were being stepped; step from one thread at a time")
-        self._plan = plan
+    self.update(scale)
     return loss
 
 

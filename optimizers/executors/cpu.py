@@ -17,7 +17,14 @@ SERIAL_BELOW = 65_536
 DYNAMIC_ABOVE = 4_000_000
 
 driver = generate.compiled("driver")
-_drive = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t)(driver.drive.address)
+
+
+def callable_address(address: int):
+    """The compiled function ``intp(intp)`` at an address, for Python; it runs without the interpreter's lock."""
+    return ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t)(address)
+
+
+_drive = callable_address(driver.drive.address)
 _python_share = ctypes.CFUNCTYPE(None, *[ctypes.c_ssize_t] * 3)(driver.python_body.address)
 _openmp = threads.openmp()
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..algorithm import Algorithm
+from ..algorithm import Algorithm, FactoredAlgorithm, MatrixAlgorithm
 
 #: what the arithmetic is done in: one rounding at the end, as the fused multiply-adds of a kernel would nearly give
 _WORK = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
@@ -40,10 +40,18 @@ def coefficients(
     return list(answer[len(scalars) :])
 
 
-def step(algorithm: Algorithm, p: Any, g: Tensor, slots: list[Tensor | None], coefs: list[Any], track: bool) -> None:
+def step(
+    algorithm: Algorithm,
+    p: Any,
+    g: Tensor,
+    slots: list[Tensor | None],
+    coefs: list[Any],
+    group: Mapping[str, Any],
+    track: bool = False,
+) -> None:
     """Steps one parameter in place. `track`: autograd follows, and so nothing it saved may be overwritten."""
     if g.is_sparse:
-        return _step_sparse(algorithm, p, g, slots, coefs, track)
+        return _step_sparse(algorithm, p, g, slots, coefs, group, track)
     if p.is_complex():
         p, g = torch.view_as_real(p), torch.view_as_real(g)
         slots = [s if s is None else torch.view_as_real(s) for s in slots]
@@ -53,18 +61,45 @@ def step(algorithm: Algorithm, p: Any, g: Tensor, slots: list[Tensor | None], co
     inputs = [x if x is None else x.to(work) for x in (p, g, *slots)]
     if track:
         inputs = [x if x is None else x.clone() for x in inputs]
-    for target, new in zip([p, *slots], algorithm.rule(*inputs, *coefs), strict=True):
+    if isinstance(algorithm, FactoredAlgorithm):
+        results = _factored(algorithm, inputs, coefs, torch.finfo(p.dtype).eps)
+    else:
+        results = algorithm.rule(*inputs, *coefs)
+    if isinstance(algorithm, MatrixAlgorithm):
+        update = results[-1].to(p.dtype)
+        update = algorithm.transform(update[None], group)[0].to(work)
+        results = (*algorithm.finish(results[0], update, *coefs), *results[1:])
+    for target, new in zip([p, *slots], results, strict=True):
         if target is not None:
             target.copy_(new)
     return None
 
 
-def _step_sparse(algorithm: Algorithm, p: Tensor, g: Tensor, slots, coefs, track: bool) -> None:
+def _factored(algorithm: FactoredAlgorithm, inputs: list[Any], coefs: list[Any], epsilon: float) -> tuple[Any, ...]:
+    """The new parameter and second moments of one tensor; nothing waits for the device."""
+    p, g, row, col, var = inputs
+    direction, take, rho, keep, eps1, eps2, d = coefs
+    if p.numel() == 0:
+        return p, row, col, var
+    eps1 = epsilon if eps1 != eps1 else eps1
+    g = direction * g
+    if row is not None:
+        row = algorithm.moment(row, g.square().mean(-1, keepdim=True), take)
+        col = algorithm.moment(col, g.square().mean(-2, keepdim=True), take)
+        v = algorithm.estimate(row, col, row.mean(-2, keepdim=True), eps1)
+    else:
+        v = var = algorithm.moment(var, g.square(), take)
+    u = algorithm.update(g, v, eps1)
+    size = algorithm.step_size(p.square().mean(), u.square().mean(), rho, eps2, d)
+    return (*algorithm.rule(p, u, size, keep), row, col, var)
+
+
+def _step_sparse(algorithm: Algorithm, p: Tensor, g: Tensor, slots, coefs, group, track: bool) -> None:
     """Gathers the rows that have a gradient, steps them, scatters them back."""
     g = g.coalesce()
     at = tuple(g.indices())
     rows = [x if x is None else x[at] for x in (p, *slots)]
-    step(algorithm, rows[0], g.values(), rows[1:], coefs, track)
+    step(algorithm, rows[0], g.values(), rows[1:], coefs, group, track)
     for target, new in zip([p, *slots], rows, strict=True):
         if target is not None:
             target[at] = new

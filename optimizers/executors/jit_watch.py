@@ -136,7 +136,7 @@ _call_matches = caller(types.intp, *[types.intp] * 4)
 
 @cfunc("intp(intp, intp, intp)", cache=True, **OPTIONS)
 def refresh(watch, matches, held):
-    """1 if every row with a gradient is as planned; then gradient addresses are filled in and versions bumped.
+    """1 if every row with a gradient is as planned; then gradient addresses are filled in.
 
     `held`: a list of the rows' gradients that keeps them alive, or 0 if nobody can free them before they are used.
     """
@@ -175,29 +175,39 @@ def refresh(watch, matches, held):
             if data == 0 and word(row, NUMEL):
                 return 0
             set_word(row, p_word + 1, address)
-    for r in range(n):
+    return 1
+
+
+@cfunc("intp(intp)", cache=True, **OPTIONS)
+def bump(watch):
+    """Counts a write to every tensor of the rows that have a gradient; for when no table has refused the step."""
+    rows, row_bytes, n_checks = word(watch, ROWS), word(watch, ROW_BYTES), word(watch, N_CHECKS)
+    for r in range(word(watch, N_ROWS)):
         if word(rows + r * row_bytes, ACTIVE):
             for c in range(n_checks):
-                _bump(word(word(word(watch, CHECKS) + (r * n_checks + c) * size, HANDLE), 0))
+                _bump(word(word(word(watch, CHECKS) + 8 * EXPECTED * (r * n_checks + c), HANDLE), 0))
     return 1
 
 
 _call_refresh = caller(types.intp, types.intp, types.intp, types.intp)
-_call_unchanged = caller(types.intp, types.intp)
+_call_unchanged = _call_bump = caller(types.intp, types.intp)
 
 
 @cfunc("intp(intp, intp, intp, intp)", cache=True, **OPTIONS)
 def step(plan, watches, jobs, n_jobs):
     """A whole step in one call, so that no other Python thread can free a gradient in the middle of it.
 
-    `plan` holds the addresses of `unchanged`, `refresh`, `matches` and the CPU driver; there is one watch more than
-    there are jobs, the first being that of the state. Returns 0 if the plan no longer fits, and then has done nothing.
+    `plan` holds the addresses of `unchanged`, `refresh`, `matches`, the CPU driver and `bump`; there is one watch more
+    than there are jobs, the first being that of the state. Returns 0 if the plan no longer fits, and then has done
+    nothing.
     """
     if not _call_unchanged(word(plan, 0), (word(watches, 0),)):
         return 0
     for i in range(n_jobs + 1):
         if not _call_refresh(word(plan, 1), (word(watches, i), word(plan, 2), 0)):
             return 0
+    for i in range(n_jobs + 1):
+        _call_bump(word(plan, 4), (word(watches, i),))
     for i in range(n_jobs):
         _drive(word(plan, 3), (word(jobs, i),))
     return 1

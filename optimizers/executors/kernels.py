@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..algorithm import Algorithm
+from ..algorithm import Algorithm, FactoredAlgorithm, MatrixAlgorithm
 from . import threads  # noqa: F401  # now, not at the first step: it has to see a fork that comes before
 from .watch import Watch
 
@@ -33,12 +35,14 @@ def _executor(device_type: str) -> Any:
         return reason
 
 
-def unsupported(p: Tensor) -> str:
-    """Why there is no kernel for a parameter of this device and dtype, or an empty string."""
-    if p.device.type not in _EXECUTORS:
-        return f"there are kernels for cpu and cuda, not for {p.device.type}"
+def unsupported(p: Tensor, algorithm: Algorithm) -> str:
+    """Why an algorithm has no kernel for a parameter of this device and dtype, or an empty string."""
+    if p.device.type not in algorithm.kernels:
+        return f"there are kernels for {' and '.join(algorithm.kernels)}, not for {p.device.type}"
     if p.dtype not in DTYPES:
         return f"there is no kernel for {p.dtype}"
+    if isinstance(algorithm, FactoredAlgorithm | MatrixAlgorithm) and not p.is_contiguous():
+        return f"its rows are not one after the other: its strides are {p.stride()}"
     module = _executor(p.device.type)
     return module if isinstance(module, str) else ""
 
@@ -48,8 +52,27 @@ def state_dtype_fits(dtype: torch.dtype, state: torch.dtype) -> bool:
     return state == dtype or (dtype in _HALF and state == torch.float32)
 
 
-def job(device: torch.device, algorithm: Algorithm, present, dtype, state_dtype, scalar_dtype, rows, hyper):
-    """The compiled step over a table of rows on one device."""
+def job(
+    device: torch.device,
+    algorithm: Algorithm,
+    present: tuple[bool, ...],
+    dtype: torch.dtype,
+    state_dtype: torch.dtype,
+    scalar_dtype: torch.dtype,
+    rows: np.ndarray,
+    hyper: np.ndarray,
+    shapes: Sequence[torch.Size] = (),
+    groups: Sequence[Mapping[str, Any]] = (),
+) -> Any:
+    """The compiled step over a table of rows on one device; `shapes` of the rows and options of the groups."""
+    if isinstance(algorithm, FactoredAlgorithm):
+        from . import factored
+
+        return factored.Job(algorithm, present, dtype, state_dtype, scalar_dtype, rows, hyper, shapes)
+    if isinstance(algorithm, MatrixAlgorithm):
+        from . import matrices
+
+        return matrices.Job(algorithm, present, dtype, state_dtype, scalar_dtype, rows, hyper, shapes, groups, device)
     module = _executor(device.type)
     return module.Job(algorithm, present, dtype, state_dtype, scalar_dtype, rows, hyper, device)
 

@@ -80,6 +80,7 @@ def _place() -> int:
 _word = ctypes.c_ssize_t
 _unchanged = ctypes.PYFUNCTYPE(_word, _word)(jit.unchanged.address)
 _refresh = ctypes.PYFUNCTYPE(_word, _word, _word, _word)(jit.refresh.address)
+_bump = ctypes.PYFUNCTYPE(_word, _word)(jit.bump.address)
 _step = ctypes.PYFUNCTYPE(_word, _word, _word, _word, _word)(jit.step.address)
 _matches = jit.matches.address
 
@@ -158,7 +159,11 @@ class Watch:
         """Fills in this step's gradients and holds them, or says that something is not as planned."""
         self.held = [[p.grad for p in params] for params in self.params]
         lists = [0, *map(id, self.held)]
-        return all([_refresh(address, _matches, held) for address, held in zip(self.addresses, lists, strict=True)])
+        if not all([_refresh(address, _matches, held) for address, held in zip(self.addresses, lists, strict=True)]):
+            return False
+        for address in self.addresses:
+            _bump(address)
+        return True
 
     def release(self) -> None:
         """Lets go of the gradients."""
@@ -168,7 +173,11 @@ class Watch:
         """A function without arguments that checks, refreshes and drives these jobs in one compiled call."""
         arrays = [
             np.array(words, np.int64)
-            for words in ([jit.unchanged.address, jit.refresh.address, _matches, drive], self.addresses, jobs)
+            for words in (
+                [jit.unchanged.address, jit.refresh.address, _matches, drive, jit.bump.address],
+                self.addresses,
+                jobs,
+            )
         ]
         self.kept += arrays
         return functools.partial(_step, *[array.ctypes.data for array in arrays], len(jobs))

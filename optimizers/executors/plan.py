@@ -6,22 +6,24 @@ parameters and state are checked in every step, those of gradients are read afre
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..algorithm import ITEMS
+from ..algorithm import ITEMS, Algorithm
+from ..groups import check_finite
 from . import eager, kernels
 from .generate import FIRST, GROUP, NUMEL, ROW_HEAD
-from .tensors import overlapping, refusal
+from .tensors import overlapping, refusal, refusal_of_shape
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
@@ -72,7 +74,7 @@ def choose(optimizer: Optimizer) -> tuple[list[Row], list[Tensor]]:
                 optimizer.check_gradient(p, group)
             slots, scalars = ([], []) if fresh else optimizer.states(p, group)
             row = Row(p, index, mode, slots, scalars, fresh)
-            row.reason = mode or refuse(row)
+            row.reason = mode or refuse(row, optimizer.algorithm)
             rows.append(row)
     keep_apart(rows)
     return rows, dormant
@@ -84,10 +86,10 @@ def keep_apart(rows: list[Row]) -> None:
         rows[i].reason = rows[i].reason or SHARED
 
 
-def refuse(row: Row) -> str:
+def refuse(row: Row, algorithm: Algorithm) -> str:
     """Why no kernel may step this row as it is, or an empty string."""
     p, g = row.p, row.p.grad
-    if reason := kernels.unsupported(p):
+    if reason := kernels.unsupported(p, algorithm):
         return reason
     if reason := refusal(p):
         return f"the parameter {reason}"
@@ -96,8 +98,10 @@ def refuse(row: Row) -> str:
     if g is not None and g.dtype != p.dtype:
         return f"the gradient is {g.dtype}, the parameter {p.dtype}"
     slots = [s for s in row.slots if s is not None]
-    for s in slots:
-        if reason := refusal(s, p):
+    for slot, s in zip(algorithm.slots.values(), row.slots, strict=False):
+        if s is None:
+            continue
+        if reason := refusal(s, p) if slot.shape is None else refusal_of_shape(s, p, slot.shape(p.shape) or ()):
             return f"a state tensor {reason}"
     if len({s.dtype for s in slots}) > 1 or not all(kernels.state_dtype_fits(p.dtype, s.dtype) for s in slots):
         return f"the state is {', '.join(sorted({str(s.dtype) for s in slots}))}, the parameter {p.dtype}"
@@ -115,17 +119,21 @@ class Plan:
     """How to step the parameters of one optimizer as they are now."""
 
     def __init__(self, optimizer: Optimizer):
+        self.cls = type(optimizer)
         self.algorithm = optimizer.algorithm
         self.groups = optimizer.param_groups
         self.state = optimizer.state
         self.lists = [group["params"] for group in self.groups]
-        self.getters = [self._getter(group) for group in self.groups]
+        keys = [self._keys(group) for group in self.groups]
+        self.getters = {key: _getter(key) for key in keys}
+        self.keys = keys if len(self.getters) > 1 else keys[:1]
         self.sizes = [len(group) for group in self.groups]
         self.frozen = [self._frozen(group) for group in self.groups]
-        self.present = [self.algorithm.present(group) for group in self.groups]
         self.modes = [optimizer.mode_reason(group) for group in self.groups]
         self.values: list[tuple] = [()] * len(self.groups)
         self.hyper = np.zeros((max(len(self.groups), 1), len(self.algorithm.hyper) + 1))
+        for index, group in enumerate(self.groups):
+            check_finite(self.cls, group, index)
         self._fill_hyper(1.0)
         rows, dormant = choose(optimizer)
         self._complete(optimizer, rows)
@@ -144,12 +152,17 @@ class Plan:
         if self.jobs and small and all(job.direct for job in self.jobs) and hasattr(self.watch, "stepper"):
             self.at_once = self.watch.stepper([job.address for job in self.jobs], self.jobs[0].drive)
 
-    def _getter(self, group: dict[str, Any]) -> Callable[[dict[str, Any]], tuple]:
-        """Reads from a group all that a step depends on besides its parameters."""
+    def _keys(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The entries of a group that a step depends on, besides its parameters."""
         names = [ITEMS[name][0] if name in ITEMS else name for name in self.algorithm.hyper]
         slots = [slot.when for slot in self.algorithm.slots.values() if slot.when]
-        keys = [key for key in dict.fromkeys(["maximize", *names, *slots, *MODES]) if key in group]
-        return itemgetter(*keys, *keys[:1]) if keys else lambda group: ()  # of one key it would return the bare value
+        return tuple(key for key in dict.fromkeys(["maximize", *names, *slots, *MODES]) if key in group)
+
+    def _read(self, groups: list[dict[str, Any]]) -> list[tuple]:
+        """Those entries of all groups, in bulk where the groups are alike."""
+        if len(self.keys) == 1:
+            return list(map(self.getters[self.keys[0]], groups))
+        return [self.getters[key](group) for key, group in zip(self.keys, groups, strict=True)]
 
     def _frozen(self, group: dict[str, Any]) -> tuple:
         """What a plan cannot be adapted to: the options that decide states and executors."""
@@ -164,7 +177,7 @@ class Plan:
                 row.first = True  # a parameter listed twice takes its first step twice, as in torch
                 optimizer.initialize(row.p, self.groups[row.group])
                 row.slots, row.scalars = optimizer.states(row.p, self.groups[row.group])
-                row.reason = row.reason or refuse(row)  # some of it may have been there before
+                row.reason = row.reason or refuse(row, self.algorithm)  # some of it may have been there before
         if fresh:
             keep_apart(rows)
 
@@ -175,7 +188,8 @@ class Plan:
             if not row.reason:
                 state = next((s.dtype for s in row.slots if s is not None), row.p.dtype)
                 scalar = row.scalars[0].dtype if row.scalars else torch.float32
-                buckets[row.p.device, row.p.dtype, state, scalar, self.present[row.group]].append(row)
+                present = self.algorithm.present(self.groups[row.group], row.p.shape)
+                buckets[row.p.device, row.p.dtype, state, scalar, present].append(row)
         return buckets
 
     def _job(self, key: tuple, rows: list[Row]) -> tuple[Any, list[Row]]:
@@ -189,9 +203,22 @@ class Plan:
         for i, row in enumerate(rows):
             table[i, ROW_HEAD:head] = [s.data_ptr() for s in row.scalars]
             table[i, head] = row.p.data_ptr()
-            table[i, head + 2 :] = [s.data_ptr() for s in row.slots if s is not None]
+            pointers = [s.data_ptr() for s in row.slots if s is not None]
+            table[i, head + 2 : head + 2 + len(pointers)] = pointers  # after them, the work slots' places
         try:
-            job = kernels.job(device, self.algorithm, present, dtype, state_dtype, scalar_dtype, table, self.hyper)
+            shapes = [row.p.shape for row in rows]
+            job = kernels.job(
+                device,
+                self.algorithm,
+                present,
+                dtype,
+                state_dtype,
+                scalar_dtype,
+                table,
+                self.hyper,
+                shapes,
+                self.groups,
+            )
         except Exception as error:  # a compiler that fails must cost speed, not the training
             job = None
             reason = f"its kernel could not be made ({type(error).__name__}: {str(error).splitlines()[0]})"
@@ -202,12 +229,14 @@ class Plan:
 
     def _fill_hyper(self, scale: float) -> None:
         """Writes each group's hyper-parameters where the kernels read them."""
-        for index, group in enumerate(self.groups):
-            values = self.getters[index](group)
+        self.scale = math.nan  # until all is written: a value that raises must not leave a part of it
+        for index, (group, values) in enumerate(zip(self.groups, self._read(self.groups), strict=True)):
+            row = [] if self.modes[index] else [float(x) for x in self.algorithm.hyper_values(group)]
+            if self.modes[index] or not math.isfinite(sum(row)):
+                check_finite(self.cls, group, index)
             # what can change in place (tensors, arrays, lists) is read again in the next step
             self.values[index] = values if all(map(_immutable, values)) else ()
             if not self.modes[index]:  # else the eager executor reads them itself
-                row = [float(x) for x in self.algorithm.hyper_values(group)]
                 self.hyper[index] = [*row, (-1.0 if group.get("maximize") else 1.0) / scale]
         self.scale = scale
 
@@ -241,12 +270,9 @@ class Plan:
         groups = optimizer.param_groups
         if groups is not self.groups or optimizer.state is not self.state or len(groups) != len(self.lists):
             return False
-        changed = scale != self.scale
-        for index, group in enumerate(groups):
-            if group["params"] is not self.lists[index] or len(group) != self.sizes[index]:
-                return False
-            if not changed:
-                changed = self.getters[index](group) != self.values[index]
+        if not all(map(is_, self.lists, map(_params, groups))) or self.sizes != list(map(len, groups)):
+            return False
+        changed = scale != self.scale or self._read(groups) != self.values
         if changed:
             if any(self._frozen(group) != frozen for group, frozen in zip(groups, self.frozen, strict=True)):
                 return False
@@ -257,7 +283,7 @@ class Plan:
         """Whether a row that no kernel stepped last time still has none."""
         optimizer.check_gradient(row.p, self.groups[row.group])
         permanent = row.reason == SHARED or self.modes[row.group] or "could not be made" in row.reason
-        return bool(permanent or refuse(row))
+        return bool(permanent or refuse(row, self.algorithm))
 
     def _step_rest(self, grad_enabled: bool) -> None:
         """Steps what no kernel steps, in the order of the groups."""
@@ -273,7 +299,8 @@ class Plan:
                 row.first = False
                 if gradient.is_sparse and self.algorithm.sparse and not self.algorithm.sparse(group):
                     gradient = gradient.to_dense()
-                eager.step(self.algorithm, row.p, gradient, row.slots, coefs, bool(group.get("differentiable")))
+                track = bool(group.get("differentiable"))
+                eager.step(self.algorithm, row.p, gradient, row.slots, coefs, group, track)
 
 
 def _insist_on_fused(rows: list[Row], groups: list[dict[str, Any]]) -> None:
@@ -284,6 +311,14 @@ def _insist_on_fused(rows: list[Row], groups: list[dict[str, Any]]) -> None:
                 f"`fused=True` needs a kernel for every parameter, but for one of shape {tuple(row.p.shape)} there "
                 f"is none: {row.reason}. Leave `fused` at None to step such a parameter without a kernel."
             )
+
+
+_params = itemgetter("params")
+
+
+def _getter(keys: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple]:
+    """Reads these entries of a group."""
+    return itemgetter(*keys, *keys[:1]) if keys else lambda group: ()  # of one key it would return the bare value
 
 
 def _immutable(x: Any) -> bool:

@@ -85,6 +85,8 @@ def _bitcast(source, target):
 
 bits_of_float32 = _bitcast(types.float32, types.uint32)
 float32_of_bits = _bitcast(types.uint32, types.float32)
+bits_of_float64 = _bitcast(types.float64, types.uint64)
+float64_of_bits = _bitcast(types.uint64, types.float64)
 
 
 @intrinsic

@@ -38,6 +38,17 @@ def refusal(t: Tensor, like: Tensor | None = None) -> str:
     return ""
 
 
+def refusal_of_shape(t: Tensor, like: Tensor, shape: Sequence[int]) -> str:
+    """Why a kernel may not read this tensor as one of that shape, or an empty string: it must be contiguous."""
+    if reason := refusal(t):
+        return reason
+    if t.device != like.device:
+        return f"is on {t.device}, the parameter on {like.device}"
+    if tuple(t.shape) != tuple(shape):
+        return f"has shape {tuple(t.shape)} and not {tuple(shape)}"
+    return "" if t.is_contiguous() else f"has strides {t.stride()}"
+
+
 def same_strides(shape: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:
     """Whether both strides put every element at the same place; a dimension of size 1 has no say."""
     return all(n == 1 or x == y for n, x, y in zip(shape, a, b, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from optimizers.executors import kernels
 
@@ -17,3 +18,12 @@ def checks(request, monkeypatch):
     elif kernels._native() is None:
         pytest.skip("the compiled checks do not work with this torch")
     return request.param
+
+
+@pytest.fixture
+def one_thread():
+    """Small tensors are stepped in one thread: waking others takes far longer, on a busy machine above all."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

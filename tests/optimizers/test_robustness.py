@@ -21,17 +21,22 @@ from .test_threads import python
 
 
 def test_a_gradient_dropped_by_another_thread_lives_until_the_step_has_read_it():
+    """Dropped once the step holds it: in the moment before, reading ``p.grad`` is a race within torch itself."""
     done = python(
         """
-        import threading, time, torch, optimizers
+        import threading, torch, optimizers
         torch.set_num_threads(1)
         p = torch.nn.Parameter(torch.zeros(20_000_000))
         optimizer = optimizers.SGD([p], lr=0.5)
         p.grad = torch.ones_like(p); optimizer.step()
+        held, watch = threading.Event(), optimizer._plan.watch
+        refresh = watch.refresh
+        watch.refresh = lambda: (refresh(), held.set())[0]
         for _ in range(10):
             p.grad = torch.ones_like(p)
+            held.clear()
             def drop():
-                time.sleep(0.002)
+                held.wait()
                 p.grad = None
             thread = threading.Thread(target=drop); thread.start()
             optimizer.step()

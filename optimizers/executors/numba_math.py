@@ -1,0 +1,166 @@
+"""Exponentials and logarithms for Numba that the compiler turns into vector instructions, with stated errors.
+
+Numba's own call the C library for one number at a time, which is ten times slower. Largest errors, in units in the last
+place, over all magnitudes (`tests/optimizers/test_numba_math.py` measures them):
+
+    ========  =======  =======
+    function  float32  float64
+    ========  =======  =======
+    exp       1.0      1.0
+    expm1     1.5      2.0
+    log       0.9      0.9
+    log1p     1.5      1.5
+    tanh      2.5      3.0
+    ========  =======  =======
+
+Results below the smallest normal number are rounded once more. nan, infinities, zeros and poles are as in C.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import int32, int64, njit, types, uint32, uint64
+from numba.extending import overload
+
+from .numba_dialect import OPTIONS
+from .raw import bits_of_float32, bits_of_float64, float32_of_bits, float64_of_bits
+
+
+def exp(x):
+    """e to the power of `x`."""
+
+
+def expm1(x):
+    """``exp(x) - 1``, exact near 0."""
+
+
+def log(x):
+    """The natural logarithm; -inf at 0, nan below."""
+
+
+def log1p(x):
+    """``log(1 + x)``, exact near 0."""
+
+
+def tanh(x):
+    """The hyperbolic tangent, exact near 0."""
+
+
+def _split(kind, bits):
+    """ln 2 in two parts; the first is short, so that whole multiples of it are exact."""
+    high = math.floor(math.log(2) * 2.0**bits) / 2.0**bits
+    # ln 2 is this far from the nearest float64
+    return kind(high), kind((math.log(2) - high) + 2.319046813846299558e-17)
+
+
+def _polynomial(kind, coefficients):
+    """A compiled polynomial, from the constant term up."""
+    names = {f"c{k}": kind(c) for k, c in enumerate(coefficients)}
+    body = "c0"
+    for k in range(len(coefficients) - 1, -1, -1):
+        body = f"c{k}" if k == len(coefficients) - 1 else f"c{k} + x * ({body})"
+    exec(f"def polynomial(x):\n    return {body}", names)
+    return njit(**OPTIONS)(names["polynomial"])
+
+
+def _make(kind, integer, unsigned, bits_of, of_bits, mantissa, terms, ln2_bits):
+    """The functions in one precision; `mantissa` is its number of stored bits, `terms` those of both series."""
+    one, two, half, zero = kind(1), kind(2), kind(0.5), kind(0)
+    magic = kind(1.5 * 2.0**mantissa)  # adding and taking it away rounds to a whole number
+    ln2_high, ln2_low = _split(kind, ln2_bits)
+    log2e = kind(1 / math.log(2))
+    bias = (1 << (31 - mantissa if kind is np.float32 else 63 - mantissa) - 1) - 1
+    shift, exponent_zero = unsigned(mantissa), integer(bias)
+    largest, smallest = kind(bias + 1) * kind(math.log(2)), kind(-(bias + mantissa + 1)) * kind(math.log(2))
+    normal = kind(2.0 ** (1 - bias))
+    root_half = unsigned(int(np.array(math.sqrt(0.5), kind).view(f"u{np.dtype(kind).itemsize}")))
+    one_bits = unsigned(int(np.array(1, kind).view(f"u{np.dtype(kind).itemsize}")))
+    mask = unsigned((1 << mantissa) - 1)
+    lift, lifted = kind(2.0**mantissa), kind(mantissa)
+    infinity, nan = kind(math.inf), kind(math.nan)
+    exponential = _polynomial(kind, [1 / math.factorial(k) for k in range(2, terms[0])])
+    artanh = _polynomial(kind, [2 / (2 * k + 3) for k in range(terms[1])])
+
+    @njit(**OPTIONS)
+    def power_of_two(n):
+        return of_bits(unsigned(integer(n) + exponent_zero) << shift)
+
+    @njit(**OPTIONS)
+    def reduce(x):
+        """n and e^r - 1 where x = n ln 2 + r; arguments beyond the range are brought to its edge."""
+        x = min(max(x, smallest), largest)
+        n = (x * log2e + magic) - magic
+        r = (x - n * ln2_high) - n * ln2_low
+        return n, r + r * r * exponential(r)
+
+    @njit(**OPTIONS)
+    def exp(x):
+        n, p = reduce(x)
+        first = (n * half + magic) - magic  # in two steps, for what is below the normal numbers
+        y = (one + p) * power_of_two(first) * power_of_two(n - first)
+        y = infinity if x > largest else y
+        y = zero if x < smallest else y
+        return x if x != x else y
+
+    @njit(**OPTIONS)
+    def expm1(x):
+        n, p = reduce(x)
+        first = (n * half + magic) - magic
+        scale = power_of_two(first)
+        rest = power_of_two(n - first)
+        y = (p * scale + (scale - one / rest)) * rest
+        y = infinity if x > largest else y
+        y = -one if x < kind(-(mantissa + 3)) else y
+        return x if x != x or x == zero else y
+
+    @njit(**OPTIONS)
+    def log(x):
+        small = x < normal
+        y = x * lift if small else x
+        bits = bits_of(y) + (one_bits - root_half)
+        e = kind(integer(bits >> shift) - exponent_zero)
+        e = e - lifted if small else e
+        f = of_bits((bits & mask) + root_half) - one  # in [sqrt(1/2) - 1, sqrt(2) - 1), exact
+        s = f / (two + f)
+        z = s * s
+        square = half * f * f
+        y = e * ln2_high + (f - (square - (s * (square + z * artanh(z)) + e * ln2_low)))
+        y = -infinity if x == zero else y
+        y = nan if x < zero else y
+        return x if x != x or x == infinity else y
+
+    @njit(**OPTIONS)
+    def log1p(x):
+        u = one + x
+        y = log(u) + (x - (u - one)) / u  # the second is what was lost in the sum
+        y = log(u) if (u == zero) | (u == infinity) else y
+        return x if x == zero else y
+
+    @njit(**OPTIONS)
+    def tanh(x):
+        m = expm1(two * min(abs(x), kind(mantissa)))
+        y = m / (m + two)
+        y = y if x > zero else -y
+        return x if x == zero or x != x else y
+
+    return {"exp": exp, "expm1": expm1, "log": log, "log1p": log1p, "tanh": tanh}
+
+
+_SINGLE = _make(np.float32, int32, uint32, bits_of_float32, float32_of_bits, 23, (9, 5), 14)
+_DOUBLE = _make(np.float64, int64, uint64, bits_of_float64, float64_of_bits, 52, (15, 12), 32)
+
+
+def _offer(function):
+    single, double = _SINGLE[function.__name__], _DOUBLE[function.__name__]
+
+    @overload(function, jit_options=OPTIONS)
+    def choose(x):
+        if x == types.float32:
+            return lambda x: single(x)
+        return lambda x: double(x)
+
+
+for _function in (exp, expm1, log, log1p, tanh):
+    _offer(_function)
