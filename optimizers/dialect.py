@@ -21,6 +21,35 @@ def sqrt(x: Any) -> Any:
     return math.sqrt(x) if x >= 0 else math.nan
 
 
+def exp(x: Any) -> Any:
+    """e to the power of `x`."""
+    return x.exp() if isinstance(x, Tensor) else math.exp(x)
+
+
+def expm1(x: Any) -> Any:
+    """``exp(x) - 1``, exact near 0."""
+    return x.expm1() if isinstance(x, Tensor) else math.expm1(x)
+
+
+def log(x: Any) -> Any:
+    """The natural logarithm; -inf at 0."""
+    if isinstance(x, Tensor):
+        return x.log()
+    return math.log(x) if x > 0 else -math.inf if x == 0 else math.nan
+
+
+def log1p(x: Any) -> Any:
+    """``log(1 + x)``, exact near 0; -inf at -1."""
+    if isinstance(x, Tensor):
+        return x.log1p()
+    return math.log1p(x) if x > -1 else -math.inf if x == -1 else math.nan
+
+
+def tanh(x: Any) -> Any:
+    """The hyperbolic tangent."""
+    return x.tanh() if isinstance(x, Tensor) else math.tanh(x)
+
+
 def absolute(x: Any) -> Any:
     """Absolute value."""
     return abs(x)

@@ -24,8 +24,11 @@ import numpy as np
 from numba import int32, int64, njit, types, uint32, uint64
 from numba.extending import overload
 
-from .numba_dialect import OPTIONS
+from .numba_dialect import OPTIONS as DIALECT
 from .raw import bits_of_float32, bits_of_float64, float32_of_bits, float64_of_bits
+
+#: a call that is not inlined keeps the loop around it from becoming vector instructions
+OPTIONS = {**DIALECT, "forceinline": True}
 
 
 def exp(x):

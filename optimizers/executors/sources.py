@@ -16,6 +16,23 @@ def definition(function: Callable, name: str) -> str:
     return textwrap.dedent(inspect.getsource(function)).replace(f"def {function.__name__}(", f"def {name}(", 1)
 
 
+def typed(function: Callable, name: str, real: str) -> str:
+    """The source of a function whose numbers are of type `real`: in Numba a bare one would make everything float64."""
+    return ast.unparse(ast.fix_missing_locations(_Numbers(real).visit(ast.parse(definition(function, name)))))
+
+
+class _Numbers(ast.NodeTransformer):
+    """Writes ``0.5`` as ``float32(0.5)``."""
+
+    def __init__(self, real: str):
+        self.real = real
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if type(node.value) in (int, float):
+            return ast.Call(ast.Name(self.real, ast.Load()), [node], [])
+        return node
+
+
 def numba_block(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, state_dtype: str) -> str:
     """Source of ``block(row, coefs, start, stop)``: the rule over a range of elements of one row of the table."""
     first = ROW_HEAD + len(algorithm.scalars)

@@ -1,0 +1,256 @@
+"""torch's losses that are a sum over elements: the same functions and modules, each in one pass over memory.
+
+Arguments, shapes, dtypes, warnings and errors are those of `torch.nn.functional` and `torch.nn`; what a kernel does not
+take (other layouts, broadcasting, weights, targets that want a gradient, small tensors) goes to torch itself.
+Sums are taken in float64 and rounded once, so half-precision means do not overflow. Gradients are made in the forward
+pass, of the mean and the sum, and scaled in the backward pass unless the scale is 1.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .elementwise import Elementwise
+from .family import (
+    BCE_WITH_LOGITS,
+    EXACT_KL_DIV,
+    EXACT_SOFT_MARGIN,
+    HINGE_EMBEDDING,
+    HUBER,
+    KL_DIV,
+    KL_DIV_LOG,
+    L1,
+    MSE,
+    POISSON_NLL,
+    POISSON_NLL_LOG,
+    SMOOTH_L1,
+    SOFT_MARGIN,
+)
+
+
+def mse_loss(input, target, size_average=None, reduce=None, reduction="mean", weight=None) -> Tensor:
+    """The squared error ``(input - target)²``, whose minimiser is the mean (Legendre 1805, Gauss 1809).
+
+    Large errors count more than small ones, and the gradient shrinks as the prediction comes closer, so that gradient
+    descent slows down by itself near the target. See `torch.nn.functional.mse_loss`.
+    """
+
+    def reference():
+        return F.mse_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
+
+    plain = weight is None and size_average is None and reduce is None
+    return MSE(input, target, reduction, (), reference) if plain else reference()
+
+
+def l1_loss(input, target, size_average=None, reduce=None, reduction="mean", weight=None) -> Tensor:
+    """The absolute error, whose minimiser is the median. See `torch.nn.functional.l1_loss`."""
+
+    def reference():
+        return F.l1_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
+
+    plain = weight is None and size_average is None and reduce is None
+    return L1(input, target, reduction, (), reference) if plain else reference()
+
+
+def smooth_l1_loss(input, target, size_average=None, reduce=None, reduction="mean", beta=1.0) -> Tensor:
+    """Squared error over ``2 beta`` below `beta`, absolute above (Girshick, arXiv 1504.08083, equation 3).
+
+    See `torch.nn.functional.smooth_l1_loss`.
+    """
+
+    def reference():
+        return F.smooth_l1_loss(input, target, size_average, reduce, reduction, beta)
+
+    plain = size_average is None and reduce is None and beta > 0
+    return SMOOTH_L1(input, target, reduction, (beta,), reference) if plain else reference()
+
+
+def huber_loss(input, target, reduction="mean", delta=1.0, weight=None) -> Tensor:
+    """Half the squared error up to `delta`, and a straight line on (Huber 1964): outliers pull no harder than `delta`.
+
+    See `torch.nn.functional.huber_loss`.
+    """
+
+    def reference():
+        return F.huber_loss(input, target, reduction, delta, weight)  # type: ignore[call-arg]
+
+    plain = weight is None and delta > 0
+    return HUBER(input, target, reduction, (delta,), reference) if plain else reference()
+
+
+def binary_cross_entropy_with_logits(
+    input, target, weight=None, size_average=None, reduce=None, reduction="mean", pos_weight=None
+) -> Tensor:
+    """``-y log s(x) - (1 - y) log (1 - s(x))`` with the logistic s, which cannot overflow at large logits.
+
+    See `torch.nn.functional.binary_cross_entropy_with_logits`.
+    """
+
+    def reference():
+        return F.binary_cross_entropy_with_logits(input, target, weight, size_average, reduce, reduction, pos_weight)
+
+    plain = weight is None and pos_weight is None and size_average is None and reduce is None
+    return BCE_WITH_LOGITS(input, target, reduction, (), reference) if plain else reference()
+
+
+def kl_div(
+    input, target, size_average=None, reduce=None, reduction="mean", log_target=False, *, exact: bool = False
+) -> Tensor:
+    """``target (log target - input)``, `input` being log-probabilities (Kullback and Leibler 1951).
+
+    exact: a target of 0 costs 0 even where the prediction is ``-inf``; torch makes nan of that product.
+    See `torch.nn.functional.kl_div` for the rest, "batchmean" and the warning about "mean" among it.
+    """
+
+    def reference():
+        if exact and not log_target:
+            scale = {"mean": 1 / max(input.numel(), 1), "batchmean": 1 / (input.shape[0] if input.dim() else 1)}
+            how = "none" if reduction == "none" else "sum"
+            return EXACT_KL_DIV.plain(input, target, how, ()) * scale.get(reduction, 1)
+        return F.kl_div(input, target, size_average, reduce, reduction, log_target)
+
+    if size_average is not None or reduce is not None or reduction not in ("none", "sum", "batchmean"):
+        return reference()
+    loss: Elementwise = KL_DIV_LOG if log_target else EXACT_KL_DIV if exact else KL_DIV
+    if reduction == "batchmean" and input.dim():
+        return kl_div(input, target, reduction="sum", log_target=log_target, exact=exact) / input.shape[0]
+    return loss(input, target, reduction, (), reference)
+
+
+def poisson_nll_loss(
+    input, target, log_input=True, full=False, size_average=None, eps=1e-8, reduce=None, reduction="mean"
+) -> Tensor:
+    """``exp(input) - target input``, or without `log_input` ``input - target log(input + eps)``.
+
+    See `torch.nn.functional.poisson_nll_loss`; with `full`, torch computes it.
+    """
+
+    def reference():
+        return F.poisson_nll_loss(input, target, log_input, full, size_average, eps, reduce, reduction)
+
+    if full or size_average is not None or reduce is not None:
+        return reference()
+    if log_input:
+        return POISSON_NLL_LOG(input, target, reduction, (), reference)
+    return POISSON_NLL(input, target, reduction, (eps,), reference)
+
+
+def soft_margin_loss(input, target, size_average=None, reduce=None, reduction="mean", *, exact: bool = False) -> Tensor:
+    """``log(1 + exp(-target input))`` for targets of 1 and -1.
+
+    exact: right for large margins too; torch's overflows, to inf and a gradient of nan, where ``-target input`` is
+    above 88 in float32 and above 11 in float16. See `torch.nn.functional.soft_margin_loss`.
+    """
+
+    def reference():
+        if exact:
+            return EXACT_SOFT_MARGIN.plain(input, target, reduction, ())
+        return F.soft_margin_loss(input, target, size_average, reduce, reduction)
+
+    if size_average is not None or reduce is not None:
+        return reference()
+    return (EXACT_SOFT_MARGIN if exact else SOFT_MARGIN)(input, target, reduction, (), reference)
+
+
+def hinge_embedding_loss(input, target, margin=1.0, size_average=None, reduce=None, reduction="mean") -> Tensor:
+    """`input` where the target is 1, and ``max(0, margin - input)`` where it is -1.
+
+    See `torch.nn.functional.hinge_embedding_loss`.
+    """
+
+    def reference():
+        return F.hinge_embedding_loss(input, target, margin, size_average, reduce, reduction)
+
+    if size_average is not None or reduce is not None:
+        return reference()
+    return HINGE_EMBEDDING(input, target, reduction, (margin,), reference)
+
+
+class MSELoss(nn.MSELoss):
+    """`mse_loss` as a module.
+
+    Example: four steps against the gradient, each of which makes the error smaller::
+
+        >>> loss = MSELoss()
+        >>> target = torch.tensor([1.0, 2.0])
+        >>> prediction = torch.zeros(2, requires_grad=True)
+        >>> for _ in range(4):
+        ...     error = loss(prediction, target)
+        ...     (gradient,) = torch.autograd.grad(error, prediction)
+        ...     prediction = (prediction - 0.25 * gradient).detach().requires_grad_()
+        ...     print(f"{error:.4f}")
+        2.5000
+        1.4062
+        0.7910
+        0.4449
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return mse_loss(input, target, reduction=self.reduction)
+
+
+class L1Loss(nn.L1Loss):
+    """`l1_loss` as a module."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return l1_loss(input, target, reduction=self.reduction)
+
+
+class SmoothL1Loss(nn.SmoothL1Loss):
+    """`smooth_l1_loss` as a module."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
+
+
+class HuberLoss(nn.HuberLoss):
+    """`huber_loss` as a module."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return huber_loss(input, target, reduction=self.reduction, delta=self.delta)
+
+
+class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
+    """`binary_cross_entropy_with_logits` as a module."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        weights = {"weight": self.weight, "pos_weight": self.pos_weight}
+        return binary_cross_entropy_with_logits(input, target, reduction=self.reduction, **weights)
+
+
+class KLDivLoss(nn.KLDivLoss):
+    """`kl_div` as a module; `exact` as there."""
+
+    def __init__(self, size_average=None, reduce=None, reduction="mean", log_target=False, *, exact: bool = False):
+        super().__init__(size_average, reduce, reduction, log_target)
+        self.exact = exact
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return kl_div(input, target, reduction=self.reduction, log_target=self.log_target, exact=self.exact)
+
+
+class PoissonNLLLoss(nn.PoissonNLLLoss):
+    """`poisson_nll_loss` as a module."""
+
+    def forward(self, log_input: Tensor, target: Tensor) -> Tensor:
+        options = {"log_input": self.log_input, "full": self.full, "eps": self.eps}
+        return poisson_nll_loss(log_input, target, reduction=self.reduction, **options)
+
+
+class SoftMarginLoss(nn.SoftMarginLoss):
+    """`soft_margin_loss` as a module; `exact` as there."""
+
+    def __init__(self, size_average=None, reduce=None, reduction="mean", *, exact: bool = False):
+        super().__init__(size_average, reduce, reduction)
+        self.exact = exact
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return soft_margin_loss(input, target, reduction=self.reduction, exact=self.exact)
+
+
+class HingeEmbeddingLoss(nn.HingeEmbeddingLoss):
+    """`hinge_embedding_loss` as a module."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return hinge_embedding_loss(input, target, margin=self.margin, reduction=self.reduction)

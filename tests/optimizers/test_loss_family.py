@@ -1,0 +1,146 @@
+"""The elementwise losses: slopes against autograd, kernels against float64, and what autograd may ask of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from optimizers.losses import elementwise, mse_loss
+from optimizers.losses.family import FAMILY
+
+CONSTANTS = {
+    "smooth_l1": (0.7,),
+    "huber": (0.7,),
+    "poisson_nll": (1e-8,),
+    "hinge_embedding": (1.0,),
+    "pinball": (0.3,),
+    "charbonnier": (0.1,),
+    "cauchy": (1.5,),
+    "geman_mcclure": (1.5,),
+    "welsch": (1.5,),
+    "tukey": (4.0,),
+    "barron": (1.2, 0.8),
+    "focal": (0.25, 2.0),
+}
+NAMES = pytest.mark.parametrize("name", sorted(FAMILY))
+
+
+def samples(name, n=5000, dtype=torch.float64):
+    """Predictions and targets of the kind that the loss is made for, exact in `dtype`."""
+    generator = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(n, generator=generator, dtype=torch.float64)
+    y = torch.rand(n, generator=generator, dtype=torch.float64)
+    if name == "poisson_nll_log":
+        x = x.clamp(max=5)  # float16 ends at 65504
+    if name in ("bce", "poisson_nll"):
+        x = x.sigmoid() * 0.98 + 0.01
+    elif name in ("hinge_embedding", "soft_margin", "exact_soft_margin"):
+        y = (y - 0.5).sign()
+    elif name == "focal":
+        y = (y > 0.5).double()
+    elif name not in ("bce_with_logits", "kl_div", "exact_kl_div", "poisson_nll_log"):
+        y = y * 4 - 2
+    return x.to(dtype).double(), y.to(dtype).double()
+
+
+def exact(name, x, y, reduction="sum", upstream=None):
+    """Value and gradient in float64, by autograd of the value."""
+    x = x.clone().requires_grad_()
+    value = elementwise.reduced(FAMILY[name].value(x, y, *CONSTANTS.get(name, ())), reduction)
+    (gradient,) = torch.autograd.grad(value, x, torch.ones_like(value) if upstream is None else upstream)
+    return value.detach(), gradient
+
+
+@NAMES
+def test_the_slope_is_the_derivative_of_the_value(name):
+    x, y = samples(name)
+    slope = FAMILY[name].slope(x, y, *CONSTANTS.get(name, ()))
+    torch.testing.assert_close(slope, exact(name, x, y)[1], rtol=1e-9, atol=1e-11)
+
+
+OTHER_DTYPES = ("huber", "focal", "kl_div", "log_cosh")  # a kernel differs by dtype only in how it loads and stores
+CASES = [(name, torch.float32) for name in sorted(FAMILY)]
+CASES += [(name, dtype) for name in OTHER_DTYPES for dtype in (torch.float64, torch.bfloat16, torch.float16)]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_the_kernel_follows_float64(name, reduction, dtype):
+    """Each element is worked in float32 (float64 for float64): a few roundings, of numbers as large as the largest
+    intermediate, which for these samples is below 64 times the result or 1; then one rounding to the dtype."""
+    pytest.importorskip("numba")
+    x, y = samples(name, dtype=dtype)
+    a = x.to(dtype).requires_grad_()
+    value = FAMILY[name](a, y.to(dtype), reduction, CONSTANTS.get(name, ()))
+    assert value.dtype == dtype and "_Loss" in type(value.grad_fn).__name__
+    upstream = torch.linspace(-2, 3, value.numel(), dtype=torch.float64).reshape(value.shape).to(dtype)
+    (gradient,) = torch.autograd.grad(value, a, upstream)
+    goal, slope = exact(name, x, y, reduction, upstream.double())
+    work = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    unit = torch.finfo(dtype).eps
+    for got, want in ((value.detach().double(), goal), (gradient.double(), slope)):
+        size = want.abs()
+        tolerance = 2 * unit * size + 64 * work * (size + size.mean() + 1e-3) + torch.finfo(dtype).tiny
+        assert ((got - want).abs() <= tolerance).all(), ((got - want).abs() / tolerance).max()
+
+
+def test_backward_twice_and_an_upstream_gradient_are_right():
+    x, y = torch.randn(5000, requires_grad=True), torch.randn(5000)
+    loss = mse_loss(x, y)
+    first = torch.autograd.grad(loss, x, torch.tensor(3.0), retain_graph=True)[0]
+    kept = first.clone()
+    second = torch.autograd.grad(loss, x, torch.tensor(-1.0))[0]
+    goal = 2 * (x.detach() - y) / 5000
+    torch.testing.assert_close(kept, 3 * goal)
+    torch.testing.assert_close(second, -goal)
+    assert torch.equal(first, kept)
+    x.grad = None
+    loss = mse_loss(x, y)
+    loss.backward(retain_graph=True)
+    loss.backward()
+    torch.testing.assert_close(x.grad, 2 * goal)
+
+
+def test_the_gradient_has_a_gradient():
+    x, y = torch.randn(5000, dtype=torch.float64, requires_grad=True), torch.randn(5000, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(mse_loss(x, y, reduction="sum"), x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), x)
+    torch.testing.assert_close(second, 8 * (x.detach() - y))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, where it first differentiates forwards
+def test_transforms_tracing_autocast_and_odd_tensors_go_to_torch():
+    x, y = torch.randn(5000), torch.randn(5000)
+    goal = torch.nn.functional.mse_loss(x, y)
+    gradient = torch.func.grad(lambda a: mse_loss(a, y))(x)
+    torch.testing.assert_close(gradient, 2 * (x - y) / 5000)
+    torch.testing.assert_close(torch.vmap(mse_loss)(x.view(2, 2500), y.view(2, 2500)).mean(), goal)
+    value, tangent = torch.func.jvp(lambda a: mse_loss(a, y), (x,), (torch.ones_like(x),))
+    torch.testing.assert_close((value, tangent), (goal, (2 * (x - y) / 5000).sum()))
+    torch.testing.assert_close(mse_loss(x.view(50, 100).t(), y.view(50, 100).t()), goal)
+    with torch.autocast("cpu"):
+        assert mse_loss(x.bfloat16(), y.bfloat16()).dtype == torch.float32
+
+
+def test_inputs_are_not_changed_and_a_change_after_the_fact_is_noticed():
+    x, y = torch.randn(5000, requires_grad=True), torch.randn(5000)
+    before = x.detach().clone(), y.clone(), x._version
+    loss = mse_loss(x, y)
+    assert torch.equal(x, before[0]) and torch.equal(y, before[1]) and x._version == before[2]
+    with torch.no_grad():
+        x += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_the_number_of_threads_changes_no_bit():
+    pytest.importorskip("numba")
+    x, y = torch.randn(300_000), torch.randn(300_000)
+    before, values = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            values.append(mse_loss(x, y))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*values)
