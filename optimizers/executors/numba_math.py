@@ -119,17 +119,24 @@ def _make(kind, integer, unsigned, bits_of, of_bits, mantissa, terms, ln2_bits):
         return x if x != x or x == zero else y
 
     @njit(**OPTIONS)
-    def log(x):
-        small = x < normal
-        y = x * lift if small else x
-        bits = bits_of(y) + (one_bits - root_half)
-        e = kind(integer(bits >> shift) - exponent_zero)
-        e = e - lifted if small else e
-        f = of_bits((bits & mask) + root_half) - one  # in [sqrt(1/2) - 1, sqrt(2) - 1), exact
+    def log_of_parts(e, f):
+        """e ln 2 + log(1 + f) for f between sqrt(1/2) - 1 and sqrt(2) - 1."""
         s = f / (two + f)
         z = s * s
         square = half * f * f
-        y = e * ln2_high + (f - (square - (s * (square + z * artanh(z)) + e * ln2_low)))
+        return e * ln2_high + (f - (square - (s * (square + z * artanh(z)) + e * ln2_low)))
+
+    @njit(**OPTIONS)
+    def parts(x):
+        """e and f with x = 2^e (1 + f), exactly."""
+        bits = bits_of(x) + (one_bits - root_half)
+        return kind(integer(bits >> shift) - exponent_zero), of_bits((bits & mask) + root_half) - one
+
+    @njit(**OPTIONS)
+    def log(x):
+        small = x < normal
+        e, f = parts(x * lift if small else x)
+        y = log_of_parts(e - lifted if small else e, f)
         y = -infinity if x == zero else y
         y = nan if x < zero else y
         return x if x != x or x == infinity else y
@@ -137,9 +144,11 @@ def _make(kind, integer, unsigned, bits_of, of_bits, mantissa, terms, ln2_bits):
     @njit(**OPTIONS)
     def log1p(x):
         u = one + x
-        y = log(u) + (x - (u - one)) / u  # the second is what was lost in the sum
-        y = log(u) if (u == zero) | (u == infinity) else y
-        return x if x == zero else y
+        e, f = parts(u)
+        y = log_of_parts(e, f + (x - (u - one)) * power_of_two(-e))  # what was lost in the sum comes back
+        y = -infinity if u == zero else y
+        y = nan if u < zero else y
+        return x if (x == zero) | (x != x) | (x == infinity) else y
 
     @njit(**OPTIONS)
     def tanh(x):

@@ -14,8 +14,8 @@ from ..executors import generate
 from . import memory
 from .cpu import math_source, run
 
-#: elements of a piece, about
-PIECE = 16_384
+#: elements of a piece, about; and the longest rows whose exponentials are taken together
+PIECE, TOGETHER = 16_384, 64
 
 
 class Rows:
@@ -25,7 +25,7 @@ class Rows:
         self.logits, self.target, self.weight = logits, target, weight
         self.ignore_index, self.smoothing = ignore_index, smoothing
         self.rows, self.classes = logits.shape
-        self.block = _module(logits.dtype)
+        self.block = _module(logits.dtype, self.classes if self.classes <= TOGETHER else 0)
         self.total_weight = float(self.classes) if weight is None else float(weight.double().sum())
 
     def denominator(self) -> float:
@@ -69,8 +69,8 @@ class Rows:
 
 
 @functools.cache
-def _module(dtype: torch.dtype) -> Any:
-    """The compiled block for one dtype of logits."""
+def _module(dtype: torch.dtype, classes: int) -> Any:
+    """The compiled block for one dtype of logits and one small number of classes, or 0 for any."""
     kind = generate.name(dtype)
     double = kind == "float64"
     names = {
@@ -84,16 +84,20 @@ def _module(dtype: torch.dtype) -> Any:
         "OF_BITS": "float64_of_bits" if double else "float32_of_bits",
         "LARGEST": str(2**63 - 1 if double else 2**31 - 1),
         "SIGN_SHIFT": 63 if double else 31,
+        "TOGETHER": TOGETHER,
+        "CLASSES": classes or "word(args, 2)",
         "IN_PLACE": kind in ("float32", "float64"),
     }
     text = Template(_SOURCE).substitute(names)
     return generate.load(text, "cross_entropy", math_source(), *generate.numba_ingredients()).block
 
 
-_SOURCE = '''from numba import cfunc, float32, float64, int32, int64, njit, uint32, uint64
+_SOURCE = '''import math
+
+from numba import cfunc, float32, float64, int32, int64, njit, uint32, uint64
 from optimizers.executors.numba_dialect import *
 from optimizers.executors.numba_dialect import OPTIONS
-from optimizers.executors.numba_math import exp, log
+from optimizers.executors.numba_math import exp
 from optimizers.executors.raw import *
 
 # sums may be taken in any order, in float64
@@ -139,6 +143,21 @@ def keep_exps(at, out, n, top):
         set_element(out, i, e)
         s += float64(e)
     return s
+
+
+@njit(**OPTIONS)
+def shifted(logits, gradient, begin, end, n):
+    for r in range(begin, end):
+        at, out = logits + ${SIZE} * n * r, gradient + ${SIZE} * n * r
+        top = largest(at, n)
+        for i in range(n):
+            set_element(out, i, element(at, i) - top)
+
+
+@njit(**OPTIONS)
+def exps(at, n):
+    for i in range(n):
+        set_element(at, i, exp(element(at, i)))
 
 
 @njit(**SUMS)
@@ -197,7 +216,7 @@ def denominator(target_at, weight_at, begin, end, classes, ignored, sums):
 
 @cfunc("void(intp, intp, intp, intp)", cache=True, **OPTIONS)
 def block(args, begin, end, sums):
-    what, numbers, n, ignored = word(args, 0), word(args, 1), word(args, 2), word(args, 3)
+    what, numbers, n, ignored = word(args, 0), word(args, 1), ${CLASSES}, word(args, 3)
     logits, target_at, weight_at = word(args, 4), word(args, 5), word(args, 6)
     losses, gradient, upstream = word(args, 7), word(args, 8), word(args, 9)
     if what == 3:
@@ -206,6 +225,11 @@ def block(args, begin, end, sums):
     scale, smoothing, all_weights = get_float64(numbers, 0), get_float64(numbers, 1), get_float64(numbers, 2)
     spread = smoothing / n
     loss_sum = 0.0
+    together = IN_PLACE and gradient != 0 and n <= ${TOGETHER}
+    if together:
+        # short rows one by one would leave the vector units idle
+        shifted(logits, gradient, begin, end, n)
+        exps(gradient + ${SIZE} * n * begin, n * (end - begin))
     for r in range(begin, end):
         at, out, t = logits + ${SIZE} * n * r, gradient + ${SIZE} * n * r, word(target_at, r)
         if t == ignored:
@@ -216,8 +240,11 @@ def block(args, begin, end, sums):
             continue
         top = largest(at, n)
         keep = IN_PLACE and gradient != 0
-        s = keep_exps(at, out, n, top) if keep else sum_of_exps(at, n, top)
-        lse = float64(top) + log(s)
+        if together:
+            s = total(out, n)
+        else:
+            s = keep_exps(at, out, n, top) if keep else sum_of_exps(at, n, top)
+        lse = float64(top) + math.log(s)
         w = float64(element(weight_at, t)) if weight_at else 1.0
         if what != 2:
             loss = (1 - smoothing) * w * (lse - float64(element(at, t)))
@@ -234,13 +261,15 @@ def block(args, begin, end, sums):
             factor = here * ((1 - smoothing) * w + spread * all_weights)
             shift = ${REAL}(0.0 if weight_at else here * spread)
             if keep:
+                chance = float64(element(out, t)) / s
                 scale_exps(out, n, ${REAL}(factor / s), shift)
             else:
+                chance = exp(float64(element(at, t)) - lse)
                 probabilities(at, out, n, ${REAL}(lse), ${REAL}(factor), shift)
             if weight_at and smoothing > 0:
                 subtract_weights(weight_at, out, n, ${REAL}(here * spread))
             # the difference at the target in float64, rounded once
-            right = factor * exp(float64(element(at, t)) - lse) - here * spread * (w if weight_at else 1.0)
+            right = factor * chance - here * spread * (w if weight_at else 1.0)
             set_element(out, t, ${REAL}(right - here * (1 - smoothing) * w))
     set_float64(sums, 0, loss_sum)
     set_float64(sums, 1, 0.0)

@@ -19,8 +19,9 @@ from torch.autograd import forward_ad
 from ..executors.tensors import PLAIN_TYPES
 
 REDUCTIONS = ("none", "mean", "sum")
-#: below this many elements the calls around a kernel take longer than the passes it saves
-SMALL = 4096
+#: below this many elements the calls around a kernel take longer than the passes it saves, of torch's own losses and of
+#: those that torch does not have
+SMALL, SMALL_ALONE = 65_536, 4096
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -41,18 +42,21 @@ class Elementwise:
         values = self.value(input.to(work), target.to(work), *constants)
         return reduced(values, reduction).to(input.dtype)
 
+    def takes(self, input: Tensor, target: Tensor, reduction: str) -> bool:
+        """Whether a kernel is safe, and faster than torch."""
+        return input.numel() >= SMALL and reduction in REDUCTIONS and has_kernel(input, target)
+
+    def by_kernel(self, input: Tensor, target: Tensor, reduction: str, constants: tuple[float, ...] = ()) -> Tensor:
+        """The loss by a kernel, for what it `takes`."""
+        return _Loss.apply(input, target, self, reduction, constants)
+
     def __call__(
-        self,
-        input: Tensor,
-        target: Tensor,
-        reduction: str = "mean",
-        constants: tuple[float, ...] = (),
-        reference: Callable[[], Tensor] | None = None,
+        self, input: Tensor, target: Tensor, reduction: str = "mean", constants: tuple[float, ...] = ()
     ) -> Tensor:
-        """The loss by a kernel where one is safe and worth its call, else `reference`, or else plain torch."""
-        if input.numel() >= SMALL and reduction in REDUCTIONS and has_kernel(input, target):
-            return _Loss.apply(input, target, self, reduction, constants)
-        return reference() if reference is not None else self.plain(input, target, reduction, constants)
+        """The loss, by a kernel where one is safe and worth its call, or else in plain torch."""
+        if input.numel() >= SMALL_ALONE and reduction in REDUCTIONS and has_kernel(input, target):
+            return self.by_kernel(input, target, reduction, constants)
+        return self.plain(input, target, reduction, constants)
 
 
 def reduced(values: Tensor, reduction: str) -> Tensor:

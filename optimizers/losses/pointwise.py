@@ -11,7 +11,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .elementwise import Elementwise
 from .family import (
     BCE_WITH_LOGITS,
     EXACT_KL_DIV,
@@ -35,22 +34,16 @@ def mse_loss(input, target, size_average=None, reduce=None, reduction="mean", we
     Large errors count more than small ones, and the gradient shrinks as the prediction comes closer, so that gradient
     descent slows down by itself near the target. See `torch.nn.functional.mse_loss`.
     """
-
-    def reference():
-        return F.mse_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
-
-    plain = weight is None and size_average is None and reduce is None
-    return MSE(input, target, reduction, (), reference) if plain else reference()
+    if weight is None and size_average is None and reduce is None and MSE.takes(input, target, reduction):
+        return MSE.by_kernel(input, target, reduction)
+    return F.mse_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
 
 
 def l1_loss(input, target, size_average=None, reduce=None, reduction="mean", weight=None) -> Tensor:
     """The absolute error, whose minimiser is the median. See `torch.nn.functional.l1_loss`."""
-
-    def reference():
-        return F.l1_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
-
-    plain = weight is None and size_average is None and reduce is None
-    return L1(input, target, reduction, (), reference) if plain else reference()
+    if weight is None and size_average is None and reduce is None and L1.takes(input, target, reduction):
+        return L1.by_kernel(input, target, reduction)
+    return F.l1_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
 
 
 def smooth_l1_loss(input, target, size_average=None, reduce=None, reduction="mean", beta=1.0) -> Tensor:
@@ -58,12 +51,9 @@ def smooth_l1_loss(input, target, size_average=None, reduce=None, reduction="mea
 
     See `torch.nn.functional.smooth_l1_loss`.
     """
-
-    def reference():
-        return F.smooth_l1_loss(input, target, size_average, reduce, reduction, beta)
-
-    plain = size_average is None and reduce is None and beta > 0
-    return SMOOTH_L1(input, target, reduction, (beta,), reference) if plain else reference()
+    if beta > 0 and size_average is None and reduce is None and SMOOTH_L1.takes(input, target, reduction):
+        return SMOOTH_L1.by_kernel(input, target, reduction, (beta,))
+    return F.smooth_l1_loss(input, target, size_average, reduce, reduction, beta)
 
 
 def huber_loss(input, target, reduction="mean", delta=1.0, weight=None) -> Tensor:
@@ -71,12 +61,9 @@ def huber_loss(input, target, reduction="mean", delta=1.0, weight=None) -> Tenso
 
     See `torch.nn.functional.huber_loss`.
     """
-
-    def reference():
-        return F.huber_loss(input, target, reduction, delta, weight)  # type: ignore[call-arg]
-
-    plain = weight is None and delta > 0
-    return HUBER(input, target, reduction, (delta,), reference) if plain else reference()
+    if weight is None and delta > 0 and HUBER.takes(input, target, reduction):
+        return HUBER.by_kernel(input, target, reduction, (delta,))
+    return F.huber_loss(input, target, reduction, delta, weight)  # type: ignore[call-arg]
 
 
 def binary_cross_entropy_with_logits(
@@ -86,12 +73,15 @@ def binary_cross_entropy_with_logits(
 
     See `torch.nn.functional.binary_cross_entropy_with_logits`.
     """
-
-    def reference():
-        return F.binary_cross_entropy_with_logits(input, target, weight, size_average, reduce, reduction, pos_weight)
-
-    plain = weight is None and pos_weight is None and size_average is None and reduce is None
-    return BCE_WITH_LOGITS(input, target, reduction, (), reference) if plain else reference()
+    if (
+        weight is None
+        and pos_weight is None
+        and size_average is None
+        and reduce is None
+        and BCE_WITH_LOGITS.takes(input, target, reduction)
+    ):
+        return BCE_WITH_LOGITS.by_kernel(input, target, reduction)
+    return F.binary_cross_entropy_with_logits(input, target, weight, size_average, reduce, reduction, pos_weight)
 
 
 def kl_div(
@@ -102,20 +92,15 @@ def kl_div(
     exact: a target of 0 costs 0 even where the prediction is ``-inf``; torch makes nan of that product.
     See `torch.nn.functional.kl_div` for the rest, "batchmean" and the warning about "mean" among it.
     """
-
-    def reference():
-        if exact and not log_target:
-            scale = {"mean": 1 / max(input.numel(), 1), "batchmean": 1 / (input.shape[0] if input.dim() else 1)}
-            how = "none" if reduction == "none" else "sum"
-            return EXACT_KL_DIV.plain(input, target, how, ()) * scale.get(reduction, 1)
+    loss = KL_DIV_LOG if log_target else EXACT_KL_DIV if exact else KL_DIV
+    within = "sum" if reduction == "batchmean" else reduction
+    fast = size_average is None and reduce is None and loss.takes(input, target, within)
+    if not fast and not (exact and not log_target):
         return F.kl_div(input, target, size_average, reduce, reduction, log_target)
-
-    if size_average is not None or reduce is not None or reduction not in ("none", "sum", "batchmean"):
-        return reference()
-    loss: Elementwise = KL_DIV_LOG if log_target else EXACT_KL_DIV if exact else KL_DIV
-    if reduction == "batchmean" and input.dim():
-        return kl_div(input, target, reduction="sum", log_target=log_target, exact=exact) / input.shape[0]
-    return loss(input, target, reduction, (), reference)
+    if reduction == "mean":
+        F.kl_div(input.detach().reshape(-1)[:0], target.reshape(-1)[:0])  # gives the warning
+    value = loss(input, target, within)
+    return value / input.shape[0] if reduction == "batchmean" and input.dim() else value
 
 
 def poisson_nll_loss(
@@ -125,15 +110,10 @@ def poisson_nll_loss(
 
     See `torch.nn.functional.poisson_nll_loss`; with `full`, torch computes it.
     """
-
-    def reference():
-        return F.poisson_nll_loss(input, target, log_input, full, size_average, eps, reduce, reduction)
-
-    if full or size_average is not None or reduce is not None:
-        return reference()
-    if log_input:
-        return POISSON_NLL_LOG(input, target, reduction, (), reference)
-    return POISSON_NLL(input, target, reduction, (eps,), reference)
+    loss, constants = (POISSON_NLL_LOG, ()) if log_input else (POISSON_NLL, (eps,))
+    if not full and size_average is None and reduce is None and loss.takes(input, target, reduction):
+        return loss.by_kernel(input, target, reduction, constants)
+    return F.poisson_nll_loss(input, target, log_input, full, size_average, eps, reduce, reduction)
 
 
 def soft_margin_loss(input, target, size_average=None, reduce=None, reduction="mean", *, exact: bool = False) -> Tensor:
@@ -142,15 +122,11 @@ def soft_margin_loss(input, target, size_average=None, reduce=None, reduction="m
     exact: right for large margins too; torch's overflows, to inf and a gradient of nan, where ``-target input`` is
     above 88 in float32 and above 11 in float16. See `torch.nn.functional.soft_margin_loss`.
     """
-
-    def reference():
-        if exact:
-            return EXACT_SOFT_MARGIN.plain(input, target, reduction, ())
-        return F.soft_margin_loss(input, target, size_average, reduce, reduction)
-
-    if size_average is not None or reduce is not None:
-        return reference()
-    return (EXACT_SOFT_MARGIN if exact else SOFT_MARGIN)(input, target, reduction, (), reference)
+    if exact:
+        return EXACT_SOFT_MARGIN(input, target, reduction)
+    if size_average is None and reduce is None and SOFT_MARGIN.takes(input, target, reduction):
+        return SOFT_MARGIN.by_kernel(input, target, reduction)
+    return F.soft_margin_loss(input, target, size_average, reduce, reduction)
 
 
 def hinge_embedding_loss(input, target, margin=1.0, size_average=None, reduce=None, reduction="mean") -> Tensor:
@@ -158,13 +134,9 @@ def hinge_embedding_loss(input, target, margin=1.0, size_average=None, reduce=No
 
     See `torch.nn.functional.hinge_embedding_loss`.
     """
-
-    def reference():
-        return F.hinge_embedding_loss(input, target, margin, size_average, reduce, reduction)
-
-    if size_average is not None or reduce is not None:
-        return reference()
-    return HINGE_EMBEDDING(input, target, reduction, (margin,), reference)
+    if size_average is None and reduce is None and HINGE_EMBEDDING.takes(input, target, reduction):
+        return HINGE_EMBEDDING.by_kernel(input, target, reduction, (margin,))
+    return F.hinge_embedding_loss(input, target, margin, size_average, reduce, reduction)
 
 
 class MSELoss(nn.MSELoss):
