@@ -16,7 +16,7 @@ from optimizers.losses import elementwise
 
 OPS = {op.name.removeprefix("nn.functional."): op for op in op_db if op.name.startswith("nn.functional.")}
 NAMES = [name for name in losses.__all__ if name in OPS]
-MODULES = [name for name in losses.__all__ if name.endswith("Loss")]
+MODULES = [name for name in losses.__all__ if hasattr(torch.nn, name)]
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def test_the_mean_of_many_halves_does_not_overflow():
     assert losses.l1_loss(x, torch.zeros_like(x)) == 200
 
 
-@pytest.mark.parametrize("module", ["pointwise", "cross_entropy"])
+@pytest.mark.parametrize("module", ["pointwise", "cross_entropy", "robust"])
 def test_the_examples_in_the_docstrings(module):
     found = doctest.testmod(importlib.import_module(f"optimizers.losses.{module}"), extraglobs={"torch": torch})
     assert found.attempted > 0 and found.failed == 0
