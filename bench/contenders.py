@@ -5,35 +5,57 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import torch
 
-OPTIMIZERS = (
-    "SGD",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "NAdam",
-    "RAdam",
-    "Adagrad",
-    "Adadelta",
-    "RMSprop",
-    "Rprop",
-    "ASGD",
-)
-
 TORCH_MODES = ("loop", "foreach", "fused")  # "the best of torch" is the fastest of these
 CONTENDERS = ("ours", *TORCH_MODES, "compiled")
 
-TIMING_OPTIONS: dict[str, dict[str, Any]] = {name: {} for name in OPTIMIZERS}
-TIMING_OPTIONS["SGD"] = {"momentum": 0.9}
-TIMING_OPTIONS["RMSprop"] = {"momentum": 0.9}
 
-# What torch has a fused kernel for; every other optimizer does not even take the keyword.
-FUSED_IN_TORCH = {device: frozenset({"SGD", "Adam", "AdamW", "Adagrad"}) for device in ("cpu", "cuda")}
-_TAKES_FUSED = frozenset().union(*FUSED_IN_TORCH.values())
+class Takes(StrEnum):
+    """What an optimizer can step, so what it can be measured on."""
+
+    TENSORS = "dense tensors"
+    MATRICES = "matrices only"
+    SPARSE = "sparse gradients only"
+    CLOSURE = "a closure that evaluates the loss"
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What an optimizer needs, and which ways there are to run it."""
+
+    takes: Takes = Takes.TENSORS
+    foreach: bool = True  # torch has it, and takes the keyword
+    fused: bool = False  # the same
+    eager: Mapping[str, Any] | None = field(default_factory=lambda: {"foreach": False})  # makes ours plain torch
+    kernels: tuple[str, ...] = ("cpu", "cuda")  # where ours has kernels; elsewhere ours is plain torch
+    timed_with: Mapping[str, Any] = field(default_factory=dict)  # beside its defaults
+
+
+TRAITS: dict[str, Traits] = {
+    "SGD": Traits(fused=True, timed_with={"momentum": 0.9}),
+    "Adam": Traits(fused=True),
+    "AdamW": Traits(fused=True),
+    "Adamax": Traits(),
+    "NAdam": Traits(),
+    "RAdam": Traits(),
+    "Adagrad": Traits(fused=True),
+    "Adadelta": Traits(),
+    "RMSprop": Traits(timed_with={"momentum": 0.9}),
+    "Rprop": Traits(),
+    "ASGD": Traits(),
+    "Adafactor": Traits(kernels=("cpu",)),
+    "Muon": Traits(Takes.MATRICES, foreach=False, eager={"fused": False}),
+    "SparseAdam": Traits(Takes.SPARSE, foreach=False, eager=None, kernels=("cpu",)),
+    # Timed with an lr so small that it does not arrive meanwhile: then there would be nothing left to do.
+    "LBFGS": Traits(Takes.CLOSURE, foreach=False, eager=None, kernels=("cpu",), timed_with={"lr": 1e-3, "max_iter": 4}),
+}
+OPTIMIZERS = tuple(TRAITS)
 
 
 def unavailable(contender: str, optimizer: str, device: str) -> str:
@@ -43,8 +65,13 @@ def unavailable(contender: str, optimizer: str, device: str) -> str:
         return "" if hasattr(ours, optimizer) else f"our library has no {optimizer}"
     if not hasattr(torch.optim, optimizer):
         return f"torch has no {optimizer}"
-    if contender == "fused" and optimizer not in FUSED_IN_TORCH.get(device, frozenset()):
+    traits = TRAITS.get(optimizer, Traits())
+    if contender == "fused" and not traits.fused:
         return f"torch has no fused {optimizer} on {device}"
+    if contender == "foreach" and not traits.foreach:
+        return f"torch has no foreach {optimizer}"
+    if contender == "compiled" and not traits.foreach:
+        return f"torch.compile is timed on foreach steps, and torch has no foreach {optimizer}"
     if contender == "compiled" and device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         return "torch.compile needs a C++ compiler and none was found; install g++ or set CXX"
     return ""
@@ -71,11 +98,15 @@ def build(
         return getattr(importlib.import_module("optimizers"), optimizer)(params, **options)
     if contender not in CONTENDERS:
         raise ValueError(f"unknown contender {contender!r}; known are: {', '.join(CONTENDERS)}")
-    mode: dict[str, bool] = {"foreach": contender in ("foreach", "compiled")}
+    traits = TRAITS.get(optimizer, Traits())
+    mode: dict[str, bool] = {}
     if contender == "fused":
-        mode = {"fused": True}
-    elif optimizer in _TAKES_FUSED:
-        mode["fused"] = False
+        mode["fused"] = True
+    else:
+        if traits.foreach:
+            mode["foreach"] = contender in ("foreach", "compiled")
+        if traits.fused:
+            mode["fused"] = False
     built = getattr(torch.optim, optimizer)(params, **mode, **options)
     if contender == "compiled":
         # All optimizers share the code around `step`, and after eight versions of one code object torch would give up

@@ -2,8 +2,12 @@
 
 One cell is one function × one optimizer. All its runs are rows of one float64 tensor, each row a parameter of its own,
 with one parameter group per learning rate. A step is then one batched gradient and one `optimizer.step()`. That is
-exact for these optimizers, because each treats every element by itself; runs cannot disturb each other, not even with
+exact for these optimizers, because each treats every parameter by itself; runs cannot disturb each other, not even with
 nan. So a run that diverges is simply stepped on, and what it did from its first bad step on is not counted.
+
+L-BFGS, which evaluates the loss itself and has one parameter group, makes its runs one after the other. The budget is
+the same number of gradients for everybody: what the others do in a step, L-BFGS does in an evaluation, however many of
+them its steps take. Without a line search, its default, each evaluation is at the next point of its path.
 
 Seed 0 starts at the published start, seed k at a point with normal noise added, 5 % of the domain's width in each
 coordinate. Rprop's learning rate is only the size of its first step. Weight decay is each optimizer's default.
@@ -23,24 +27,36 @@ from torch import Tensor
 from bench import contenders, sweep
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
+from bench.contenders import TRAITS, Takes
 from bench.problems.function import Function
 from bench.problems.functions import FUNCTIONS
 
 NOISE = 0.05  # of the domain's width
 DIVERGED = 1e3  # times the initial gap
 JOINT_STEP_SECONDS = 80e-6  # measured, mean over functions and optimizers
+EVALUATION_SECONDS = 100e-6  # of a run on its own
+
+# Why an optimizer does not race here.
+ABSENT = {
+    Takes.MATRICES: "a point of a test function is a vector, and Muon steps matrices only",
+    Takes.SPARSE: "the gradient of a test function is dense, and SparseAdam takes sparse ones only",
+}
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
 class Descent:
-    """What a sweep did: losses [steps + 1, runs], points [kept, runs, dimension], seconds for all of it."""
+    """What a sweep did: losses [steps + 1, runs], points [kept, runs, dimension], seconds for all of it.
+
+    `evaluations`: the gradients that each run took, where they are not as many as there were steps.
+    """
 
     losses: Tensor
     kept: list[int]
     points: Tensor
     seconds: float
+    evaluations: list[int] | None = None
 
 
 def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str] | None, seed: int) -> list[Cell]:
@@ -59,7 +75,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
                 "seed": seed,
                 "dtype": "float64",
             },
-            expected_seconds=budget.function_steps * JOINT_STEP_SECONDS,
+            expected_seconds=expected_seconds(budget, optimizer),
         )
         for name in names
         if name in FUNCTIONS
@@ -67,10 +83,22 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
     ]
 
 
+def expected_seconds(budget: Budget, optimizer: str) -> float:
+    takes = TRAITS[optimizer].takes
+    if takes in ABSENT:
+        return 0.01
+    if takes is Takes.CLOSURE:  # most of its runs end early
+        runs = budget.function_learning_rates * budget.function_seeds
+        return runs * min(budget.function_steps, 200) * EVALUATION_SECONDS
+    return budget.function_steps * JOINT_STEP_SECONDS
+
+
 @sweep.one_thread()
 def run(cell: Cell) -> Outcome:
     """The sweep of one optimizer on one function: one row for each learning rate × seed."""
-    settings = cell.settings
+    settings, takes = cell.settings, TRAITS[cell.optimizer].takes
+    if takes in ABSENT:
+        return Outcome(status=Status.SKIPPED, reason=ABSENT[takes])
     function = FUNCTIONS[settings["name"]]
     multiples = settings["lr_multiples"]
     base = sweep.default_lr(cell.optimizer)
@@ -79,7 +107,7 @@ def run(cell: Cell) -> Outcome:
         dtype=torch.float64,
         device=cell.device,
     )
-    found = descend(
+    found = (descend_by_closure if takes is Takes.CLOSURE else descend)(
         function,
         lambda groups: contenders.build("ours", cell.optimizer, groups),
         starts,
@@ -135,6 +163,53 @@ def descend(function: Function, make_optimizer: MakeOptimizer, starts: Tensor, l
     return Descent(history, kept, torch.stack(path).cpu(), time.perf_counter() - begin)
 
 
+def descend_by_closure(
+    function: Function, make_optimizer: MakeOptimizer, starts: Tensor, lrs: list[float], steps: int
+) -> Descent:
+    """As `descend`, for an optimizer that evaluates the loss itself: row k of the losses is its evaluation k.
+
+    A run ends early where a step moves nothing any more, and where it has diverged: then its last loss is repeated.
+    """
+    kept = sweep.kept_steps(steps)
+    points = starts.repeat(len(lrs), 1)
+    make_optimizer([{"params": [starts[0].clone()], "lr": lrs[0]}]).step(lambda: torch.zeros(()))  # as in `descend`
+    losses = torch.empty(steps + 1, len(points), dtype=points.dtype, device=points.device)
+    path = torch.empty(len(kept), *points.shape, dtype=points.dtype, device=points.device)
+    evaluations = []
+    begin = time.perf_counter()
+    for run, start in enumerate(points):
+        seen, places = follow(function, make_optimizer, start.clone(), lrs[run // len(starts)], steps)
+        evaluations.append(min(len(seen), steps))
+        last = len(seen) - 1
+        losses[:, run] = torch.stack([seen[min(step, last)] for step in range(steps + 1)])
+        path[:, run] = torch.stack([places[min(step, last)] for step in kept])
+    return Descent(losses.cpu(), kept, path.cpu(), time.perf_counter() - begin, evaluations)
+
+
+def follow(
+    function: Function, make_optimizer: MakeOptimizer, point: Tensor, lr: float, steps: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The losses and the points of one run's evaluations: those of `steps` gradients, and where the last one led."""
+    optimizer = make_optimizer([{"params": [point], "lr": lr}])
+    losses: list[Tensor] = []
+    points: list[Tensor] = []
+
+    def closure() -> Tensor:
+        values, gradients = function.value_and_gradient(point[None])
+        point.grad = gradients[0]
+        losses.append(values[0])
+        points.append(point.clone())
+        return values[0]
+
+    while len(losses) <= steps:
+        before = point.clone()
+        optimizer.step(closure)
+        gap = losses[-1].item() - function.minimum
+        if torch.equal(before, point) or not gap <= diverging_gap(function, losses[0].item()):
+            break
+    return losses[: steps + 1], points[: steps + 1]
+
+
 def groups_of(points: Tensor, gradients: Tensor, lrs: list[float]) -> list[dict[str, Any]]:
     """One parameter group for each learning rate, whose parameters are rows of `points`, lr by lr."""
     parameters = [row.detach() for row in points]
@@ -161,7 +236,8 @@ def judge(function: Function, found: Descent, run: int) -> dict[str, Any]:
         "best_loss": best,
         "minimum": function.minimum,
         "gap": best - function.minimum if bad is None else math.inf,
-        "evaluations": steps,  # of a run that diverged too: it was stepped on with its sweep
+        # of a run that diverged too: it was stepped on with its sweep
+        "evaluations": found.evaluations[run] if found.evaluations else steps,
         "seconds": found.seconds / found.losses.shape[1],
     }
 
@@ -169,7 +245,7 @@ def judge(function: Function, found: Descent, run: int) -> dict[str, Any]:
 def first_bad_step(function: Function, losses: Tensor) -> tuple[int | None, str]:
     """The first step at which a run has diverged, and in which way; None and "" if it never has."""
     gaps = losses - function.minimum
-    limit = DIVERGED * max(1.0, gaps[0].item())
+    limit = diverging_gap(function, losses[0].item())
     below = gaps < -1e-9 * max(1.0, abs(function.minimum))  # possible only outside the domain
     bad = ~(gaps <= limit) | below
     if not bad.any():
@@ -181,6 +257,11 @@ def first_bad_step(function: Function, losses: Tensor) -> tuple[int | None, str]
     if not math.isfinite(value):
         return step, f"loss is {value} at step {step}"
     return step, f"loss is {value:.3g} at step {step}, more than {DIVERGED:.0f} times the initial gap"
+
+
+def diverging_gap(function: Function, initial_loss: float) -> float:
+    """Above this gap a run has diverged."""
+    return DIVERGED * max(1.0, initial_loss - function.minimum)
 
 
 def keep_curves(rows: list[dict[str, Any]], function: Function, found: Descent) -> None:

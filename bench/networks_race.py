@@ -3,6 +3,9 @@
 One cell is one network × one optimizer. A seed fixes the initial weights and the order of the data. Every few steps,
 off the clock, the loss is evaluated on the full training set and the accuracy on the test set; `seconds` holds forward
 pass, backward pass and optimizer step only. Weight decay is each optimizer's default.
+
+The budget is the same number of gradients for everybody. L-BFGS evaluates the loss itself, several times a step and all
+of them on the step's mini-batch, so it takes fewer steps and sees fewer batches.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,12 +22,19 @@ from torch import Tensor, nn
 from bench import contenders, sweep
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
+from bench.contenders import TRAITS, Takes
 from bench.problems.data import Data
 from bench.problems.networks import NETWORKS, Network
 
 EVALUATIONS = 20  # per run, after the one of the start
 DIVERGED = 1e3  # times the initial loss
 STEP_SECONDS = 250e-6  # measured, mean over networks and optimizers
+
+# Why an optimizer does not race here.
+ABSENT = {
+    Takes.MATRICES: "Muon steps matrices only, and whatever steps the biases beside it makes it another contender",
+    Takes.SPARSE: "the gradients of these networks are dense, and SparseAdam takes sparse ones only",
+}
 
 
 def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str] | None, seed: int) -> list[Cell]:
@@ -45,7 +55,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
                 "seed": seed,
                 "dtype": "float32",
             },
-            expected_seconds=runs * budget.network_steps * STEP_SECONDS,
+            expected_seconds=0.01 if TRAITS[optimizer].takes in ABSENT else runs * budget.network_steps * STEP_SECONDS,
         )
         for name in names
         if name in NETWORKS
@@ -56,7 +66,10 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
 @sweep.one_thread()
 def run(cell: Cell) -> Outcome:
     """Train one network with one optimizer at every learning rate × seed: one row for each evaluation."""
-    settings = cell.settings
+    settings, takes = cell.settings, TRAITS[cell.optimizer].takes
+    if takes in ABSENT:
+        return Outcome(status=Status.SKIPPED, reason=ABSENT[takes])
+    trained = train_by_closure if takes is Takes.CLOSURE else train
     network = NETWORKS[settings["name"]]
     data = network.data().to(cell.device)
     labels = {"network": network.name, "optimizer": cell.optimizer, "device": cell.device}
@@ -73,7 +86,7 @@ def run(cell: Cell) -> Outcome:
             model = network.build(initial).to(cell.device)
             optimizer = contenders.build("ours", cell.optimizer, model.parameters(), lr=lr)
             run_labels = labels | {"lr": lr, "lr_multiple": multiple, "seed": seed, "minimum": minimum}
-            for point in train(network, model, optimizer, data, batches, settings["evaluate_every"]):
+            for point in trained(network, model, optimizer, data, batches, settings["evaluate_every"]):
                 rows.append(run_labels | point)
     return Outcome(rows=rows)
 
@@ -82,8 +95,21 @@ def warm_up(network: Network, data: Data, cell: Cell) -> None:
     """Take one step of a network that is thrown away: the first step may compile a kernel, which is no training."""
     model = network.build(0).to(cell.device)
     optimizer = contenders.build("ours", cell.optimizer, model.parameters(), lr=sweep.default_lr(cell.optimizer))
-    network.loss(model, data.train_inputs, data.train_targets).backward()
-    optimizer.step()
+    optimizer.step(evaluation(network, model, optimizer, data.train_inputs, data.train_targets))
+
+
+def evaluation(
+    network: Network, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor
+) -> Callable[[], Tensor]:
+    """The closure of one batch: sets the gradients and returns the loss."""
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = network.loss(model, inputs, targets)
+        loss.backward()
+        return loss
+
+    return closure
 
 
 def draw_batches(data: Data, size: int, steps: int, random_numbers: random.Random) -> list[tuple[Tensor, Tensor]]:
@@ -130,6 +156,49 @@ def train(
         _wait(data)
         seconds += time.perf_counter() - begin
         step += len(some)
+
+
+def train_by_closure(
+    network: Network,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: Data,
+    batches: list[tuple[Tensor, Tensor]],
+    evaluate_every: int,
+) -> Iterator[dict[str, Any]]:
+    """As `train`, until as many gradients are evaluated as there are batches; a point after each step.
+
+    Each step has a mini-batch and evaluates it as often as it likes, so one that would go beyond the budget is not
+    taken, but for the first. `evaluate_every` has no meaning here: a step takes that many evaluations or more.
+    """
+    count, seconds, limit, longest = 0, 0.0, math.inf, 0
+    for step in range(len(batches) + 1):
+        point = evaluate(network, model, data)
+        if step == 0:
+            limit = DIVERGED * max(1.0, point["loss"])
+        status, reason = judge(point["loss"], limit, step)
+        yield {"step": step, "evaluations": count, "seconds": seconds, **point, "status": str(status), "reason": reason}
+        if status is Status.DIVERGED or step == len(batches) or count + longest > len(batches):
+            return
+        closure, calls = counted(evaluation(network, model, optimizer, *batches[step]))
+        _wait(data)
+        begin = time.perf_counter()
+        optimizer.step(closure)
+        _wait(data)
+        seconds += time.perf_counter() - begin
+        count += calls()
+        longest = max(longest, calls())
+
+
+def counted(closure: Callable[[], Tensor]) -> tuple[Callable[[], Tensor], Callable[[], int]]:
+    """The same closure, and a function that says how often it was called."""
+    calls = []
+
+    def call() -> Tensor:
+        calls.append(None)
+        return closure()
+
+    return call, lambda: len(calls)
 
 
 def evaluate(network: Network, model: nn.Module, data: Data) -> dict[str, float]:

@@ -7,17 +7,13 @@ is a power of two: a product with one is exact, which favours whoever happens to
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
 def describe(options: Mapping[str, Any]) -> str:
-    """``momentum=0.9 nesterov weight_decay=0.1``: a true flag is its name alone, a false one is left out."""
-    words = [
-        name if value is True else f"{name}={value}".replace(" ", "")
-        for name, value in options.items()
-        if value is not False
-    ]
+    """``momentum=0.9 nesterov weight_decay=0.1``: a true flag is its name alone."""
+    words = [name if value is True else f"{name}={value}".replace(" ", "") for name, value in options.items()]
     return " ".join(words) or "defaults"
 
 
@@ -28,6 +24,7 @@ class OptionSet:
     options: Mapping[str, Any] = field(default_factory=dict)  # of the first group
     groups: tuple[Mapping[str, Any], ...] = ()  # further groups: what is different there
     tensors: str = "awkward"  # awkward | big | layouts: the shapes, see `workload.TENSORS`
+    sees: str = "elements"  # elements | rows | tensors | matrices | everything: what the rule takes together
     gradients: str = "random"  # random | constant
     tensor_lr: bool = False  # lr is a 0-dimensional float64 tensor
     rich: bool = False  # one of these stands for all where time is short
@@ -50,6 +47,11 @@ def _sets(*singles: Mapping[str, Any], rich: Mapping[str, Any], more: tuple[Opti
     """Defaults, then each of `singles`, the richest combination, and the sets every optimizer needs."""
     alone = (OptionSet(options) for options in singles)
     return (OptionSet(), *alone, OptionSet(rich, rich=True), *more, OptionSet(tensors="big"))
+
+
+def _seen(sees: str, sets: tuple[OptionSet, ...]) -> tuple[OptionSet, ...]:
+    """The same sets, on tensors for a rule that is not elementwise or takes sparse gradients."""
+    return tuple(replace(one, sees=sees) for one in sets)
 
 
 def _tensor_lr(**options: Any) -> OptionSet:
@@ -277,6 +279,104 @@ OPTION_SETS: dict[str, tuple[OptionSet, ...]] = {
                 {"lr": 0.003, "alpha": 0.5, "weight_decay": 0.1, "maximize": True},
             ),
             OptionSet({"lr": 0.1}, tensors="layouts"),
+        ),
+    ),
+    "Adafactor": _seen(
+        "tensors",
+        _sets(
+            {"beta2_decay": -0.3},
+            {"eps": (1e-2, 0.1)},
+            {"d": 1.5},
+            {"weight_decay": 0.1},
+            {"maximize": True},
+            {"lr": 0.9},  # from the second step on 1/sqrt(step) is smaller
+            rich={
+                "lr": 0.05,
+                "beta2_decay": -0.6,
+                "eps": (1e-3, 0.02),
+                "d": 1.2,
+                "weight_decay": 0.1,
+                "maximize": True,
+            },
+            more=(
+                _tensor_lr(lr=0.02, weight_decay=0.1),
+                _groups(
+                    {"d": 2.0},
+                    {"lr": 0.1, "eps": (None, 0.5)},
+                    {"lr": 0.003, "beta2_decay": -0.4, "weight_decay": 0.3, "maximize": True},
+                ),
+                OptionSet({"lr": 0.1}, tensors="layouts"),
+            ),
+        ),
+    ),
+    # The parameters are of the order of 1e-3, so a decay has to be large to show beside an update.
+    "Muon": _seen(
+        "matrices",
+        _sets(
+            {"momentum": 0.7},
+            {"momentum": 0.7, "nesterov": False},
+            {"weight_decay": 30.0},
+            {"adjust_lr_fn": "original"},
+            {"adjust_lr_fn": "match_rms_adamw"},
+            {"ns_coefficients": (1.5, -0.5, 0.0), "ns_steps": 3},
+            {"eps": 30.0},  # larger than some of the norms
+            rich={
+                "lr": 0.02,
+                "momentum": 0.8,
+                "weight_decay": 20.0,
+                "nesterov": False,
+                "ns_coefficients": (2.0, -1.5, 0.5),
+                "ns_steps": 6,
+                "adjust_lr_fn": "match_rms_adamw",
+                "eps": 1e-3,
+            },
+            more=(
+                _tensor_lr(lr=0.02, weight_decay=20.0),
+                _groups(
+                    {"momentum": 0.6},
+                    {"lr": 0.1, "nesterov": False, "ns_steps": 3},
+                    {"lr": 0.003, "weight_decay": 50.0, "adjust_lr_fn": "match_rms_adamw"},
+                ),
+                OptionSet({"lr": 0.1}, tensors="layouts"),
+            ),
+        ),
+    ),
+    "SparseAdam": _seen(
+        "rows",
+        _sets(
+            {"betas": (0.7, 0.9), "eps": 1e-2},
+            {"maximize": True},
+            rich={"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-3, "maximize": True},
+            more=(
+                _tensor_lr(lr=0.01, eps=1e-2),
+                _groups({"eps": 1e-3}, {"lr": 0.1, "betas": (0.6, 0.8)}, {"lr": 0.003, "eps": 0.1, "maximize": True}),
+                OptionSet({"lr": 0.1}, tensors="layouts"),
+            ),
+        ),
+    ),
+    "LBFGS": _seen(
+        "everything",
+        _sets(
+            {"max_iter": 1},
+            {"max_iter": 4, "history_size": 3},
+            {"max_iter": 4, "max_eval": 3},
+            {"lr": 0.5, "max_iter": 4, "tolerance_grad": 100.0},  # stops as soon as the gradient is that small
+            {"lr": 0.5, "max_iter": 4, "tolerance_change": 0.3},
+            {"max_iter": 3, "line_search_fn": "strong_wolfe"},
+            {"lr": 40.0, "max_iter": 3, "line_search_fn": "strong_wolfe"},  # every first guess is too far
+            rich={
+                "lr": 0.7,
+                "max_iter": 5,
+                "max_eval": 12,
+                "history_size": 4,
+                "tolerance_grad": 1e-3,
+                "tolerance_change": 1e-6,
+                "line_search_fn": "strong_wolfe",
+            },
+            more=(
+                _tensor_lr(lr=0.3, max_iter=4),
+                OptionSet({"lr": 0.5, "max_iter": 3}, tensors="layouts"),
+            ),
         ),
     ),
 }

@@ -1,5 +1,7 @@
 """The textbook rule of each elementwise optimizer, in float64 numpy: what every contender is compared with.
 
+`bench.oracle_matrices` has those that see a tensor as a whole, `bench.oracle_lbfgs` the one that sees all of them.
+
 Written from the papers and from the formulas in torch's documentation, not from anybody's code. Every function takes
 one parameter array `p`, its gradient `g`, the state before the step (an empty dict before the first) and the options of
 its parameter group under torch's names, and returns the new parameter and the new state; nothing is changed in place.
@@ -34,11 +36,11 @@ def _decayed(p: Array, options: Options, decoupled: bool) -> Array:
     return p * (1 - float(options["lr"]) * options["weight_decay"]) if decoupled else p
 
 
-def _next_step(state: State, scalar: Scalar) -> float:
+def next_step(state: State, scalar: Scalar) -> float:
     return float(scalar(state.get("step", 0.0) + 1))
 
 
-def _average(old: Array | float, new: Array, decay: float) -> Array:
+def average(old: Array | float, new: Array, decay: float) -> Array:
     """Exponential moving average that starts at zero."""
     return decay * old + (1 - decay) * new
 
@@ -57,11 +59,11 @@ def sgd(p: Array, g: Array, state: State, options: Options, scalar: Scalar = np.
 
 def _adam(p: Array, g: Array, state: State, options: Options, scalar: Scalar, decoupled: bool) -> tuple[Array, State]:
     beta1, beta2 = (float(beta) for beta in options["betas"])
-    step = _next_step(state, scalar)
+    step = next_step(state, scalar)
     g = _gradient(p, g, options, decoupled)
     p = _decayed(p, options, decoupled)
-    m = _average(state.get("exp_avg", 0.0), g, beta1)
-    v = _average(state.get("exp_avg_sq", 0.0), g * g, beta2)
+    m = average(state.get("exp_avg", 0.0), g, beta1)
+    v = average(state.get("exp_avg_sq", 0.0), g * g, beta2)
     new = {"step": step, "exp_avg": m, "exp_avg_sq": v}
     if options["amsgrad"]:  # the maximum is of the raw moment; bias correction comes after (torch's formula box)
         v = new["max_exp_avg_sq"] = np.maximum(state.get("max_exp_avg_sq", 0.0), v)
@@ -83,9 +85,9 @@ def adamw(p: Array, g: Array, state: State, options: Options, scalar: Scalar = n
 def adamax(p: Array, g: Array, state: State, options: Options, scalar: Scalar = np.float32) -> tuple[Array, State]:
     """Kingma & Ba 2015 (arXiv 1412.6980), algorithm 2; u = max(beta2 u, |g| + eps) as torch documents it."""
     beta1, beta2 = options["betas"]
-    step = _next_step(state, scalar)
+    step = next_step(state, scalar)
     g = _gradient(p, g, options)
-    m = _average(state.get("exp_avg", 0.0), g, beta1)
+    m = average(state.get("exp_avg", 0.0), g, beta1)
     u = np.maximum(beta2 * state.get("exp_inf", 0.0), np.abs(g) + options["eps"])
     p = p - float(options["lr"]) / (1 - beta1**step) * m / u
     return p, {"step": step, "exp_avg": m, "exp_inf": u}
@@ -96,15 +98,15 @@ def nadam(p: Array, g: Array, state: State, options: Options, scalar: Scalar = n
     beta1, beta2 = options["betas"]
     lr, decay = float(options["lr"]), options["momentum_decay"]
     decoupled = options["decoupled_weight_decay"]
-    step = _next_step(state, scalar)
+    step = next_step(state, scalar)
     g = _gradient(p, g, options, decoupled)
     p = _decayed(p, options, decoupled)
     mu = beta1 * (1 - 0.5 * 0.96 ** (step * decay))
     mu_next = beta1 * (1 - 0.5 * 0.96 ** ((step + 1) * decay))
     # torch multiplies in the precision of the stored product: both factors are rounded, then the result
     mu_product = float(scalar(state.get("mu_product", 1.0)) * scalar(mu))
-    m = _average(state.get("exp_avg", 0.0), g, beta1)
-    v = _average(state.get("exp_avg_sq", 0.0), g * g, beta2)
+    m = average(state.get("exp_avg", 0.0), g, beta1)
+    v = average(state.get("exp_avg_sq", 0.0), g * g, beta2)
     m_hat = mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
     v_hat = v / (1 - beta2**step)
     p = p - lr * m_hat / (np.sqrt(v_hat) + options["eps"])
@@ -116,11 +118,11 @@ def radam(p: Array, g: Array, state: State, options: Options, scalar: Scalar = n
     beta1, beta2 = options["betas"]
     lr = float(options["lr"])
     decoupled = options["decoupled_weight_decay"]
-    step = _next_step(state, scalar)
+    step = next_step(state, scalar)
     g = _gradient(p, g, options, decoupled)
     p = _decayed(p, options, decoupled)
-    m = _average(state.get("exp_avg", 0.0), g, beta1)
-    v = _average(state.get("exp_avg_sq", 0.0), g * g, beta2)
+    m = average(state.get("exp_avg", 0.0), g, beta1)
+    v = average(state.get("exp_avg_sq", 0.0), g * g, beta2)
     m_hat = m / (1 - beta1**step)
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * step * beta2**step / (1 - beta2**step)
@@ -135,7 +137,7 @@ def radam(p: Array, g: Array, state: State, options: Options, scalar: Scalar = n
 
 def adagrad(p: Array, g: Array, state: State, options: Options, scalar: Scalar = np.float32) -> tuple[Array, State]:
     """Duchi, Hazan & Singer 2011 (JMLR 12); lr decay and initial accumulator as torch documents them."""
-    step = _next_step(state, scalar)
+    step = next_step(state, scalar)
     g = _gradient(p, g, options)
     total = state.get("sum", float(options["initial_accumulator_value"])) + g * g
     lr = float(options["lr"]) / (1 + (step - 1) * options["lr_decay"])
@@ -146,11 +148,11 @@ def adadelta(p: Array, g: Array, state: State, options: Options, scalar: Scalar 
     """Zeiler 2012 (arXiv 1212.5701), algorithm 1: eps inside both square roots; lr scales the finished update."""
     rho, eps = options["rho"], options["eps"]
     g = _gradient(p, g, options)
-    v = _average(state.get("square_avg", 0.0), g * g, rho)
+    v = average(state.get("square_avg", 0.0), g * g, rho)
     old = state.get("acc_delta", 0.0)
     delta = np.sqrt(old + eps) / np.sqrt(v + eps) * g
     p = p - float(options["lr"]) * delta
-    return p, {"step": _next_step(state, scalar), "square_avg": v, "acc_delta": _average(old, delta * delta, rho)}
+    return p, {"step": next_step(state, scalar), "square_avg": v, "acc_delta": average(old, delta * delta, rho)}
 
 
 def rmsprop(p: Array, g: Array, state: State, options: Options, scalar: Scalar = np.float32) -> tuple[Array, State]:
@@ -160,10 +162,10 @@ def rmsprop(p: Array, g: Array, state: State, options: Options, scalar: Scalar =
     """
     alpha = options["alpha"]
     g = _gradient(p, g, options)
-    v = _average(state.get("square_avg", 0.0), g * g, alpha)
-    new = {"step": _next_step(state, scalar), "square_avg": v}
+    v = average(state.get("square_avg", 0.0), g * g, alpha)
+    new = {"step": next_step(state, scalar), "square_avg": v}
     if options["centered"]:
-        mean = new["grad_avg"] = _average(state.get("grad_avg", 0.0), g, alpha)
+        mean = new["grad_avg"] = average(state.get("grad_avg", 0.0), g, alpha)
         v = np.maximum(v - mean * mean, 0.0)
     update = g / (np.sqrt(v) + options["eps"])
     if options["momentum"] > 0:
@@ -180,7 +182,24 @@ def rprop(p: Array, g: Array, state: State, options: Options, scalar: Scalar = n
     factor = np.where(agreement > 0, eta_plus, np.where(agreement < 0, eta_minus, 1.0))
     size = np.clip(state.get("step_size", float(options["lr"])) * factor, low, high)
     g = np.where(agreement < 0, 0.0, g)
-    return p - np.sign(g) * size, {"step": _next_step(state, scalar), "prev": g, "step_size": size}
+    return p - np.sign(g) * size, {"step": next_step(state, scalar), "prev": g, "step_size": size}
+
+
+def sparse_adam(p: Array, g: Array, state: State, options: Options, scalar: Scalar = np.float32) -> tuple[Array, State]:
+    """Adam on the elements that a sparse gradient holds; the others, nan in `g`, stay as they are, moments too.
+
+    `step` counts the tensor's steps, not those of an element, and eps stands beside the raw root of the second moment
+    (torch documents it as a masked Adam; this place of eps is the one of Kingma & Ba, end of section 2).
+    """
+    beta1, beta2 = options["betas"]
+    step = state.get("step", 0) + 1  # not a tensor in torch
+    g = -g if options["maximize"] else g
+    held = ~np.isnan(g)
+    m, v = state.get("exp_avg", np.zeros_like(p)), state.get("exp_avg_sq", np.zeros_like(p))
+    m, v = np.where(held, average(m, g, beta1), m), np.where(held, average(v, g * g, beta2), v)
+    size = float(options["lr"]) * np.sqrt(1 - beta2**step) / (1 - beta1**step)
+    p = np.where(held, p - size * m / (np.sqrt(v) + options["eps"]), p)
+    return p, {"step": step, "exp_avg": m, "exp_avg_sq": v}
 
 
 def asgd(p: Array, g: Array, state: State, options: Options, scalar: Scalar = np.float32) -> tuple[Array, State]:
@@ -189,7 +208,7 @@ def asgd(p: Array, g: Array, state: State, options: Options, scalar: Scalar = np
     The step uses the eta and mu stored by the step before; `ax` is the average and does not act on p.
     """
     lr, lambd = float(options["lr"]), options["lambd"]
-    step = _next_step(state, scalar)
+    step = next_step(state, scalar)
     eta = state.get("eta", float(scalar(lr)))
     mu = state.get("mu", 1.0)
     g = _gradient(p, g, options)
@@ -200,7 +219,7 @@ def asgd(p: Array, g: Array, state: State, options: Options, scalar: Scalar = np
     return p, {"step": step, "eta": new_eta, "mu": new_mu, "ax": p if mu == 1 else ax + mu * (p - ax)}
 
 
-ORACLES: dict[str, Rule] = {
+ELEMENTWISE: dict[str, Rule] = {
     "SGD": sgd,
     "Adam": adam,
     "AdamW": adamw,
@@ -212,4 +231,5 @@ ORACLES: dict[str, Rule] = {
     "RMSprop": rmsprop,
     "Rprop": rprop,
     "ASGD": asgd,
+    "SparseAdam": sparse_adam,
 }

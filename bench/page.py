@@ -155,13 +155,14 @@ def step_times(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def parities(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Worst error per optimizer × contender × dtype, and how many option sets were checked."""
-    numeric = ("max_difference", "mean_ulp", "max_ulp", "loop_mean_ulp", "loop_max_ulp")
+    numeric = ("max_difference", "update_distance", "mean_ulp", "max_ulp", "loop_mean_ulp", "loop_max_ulp")
     keys = ["optimizer", "contender", "device", "dtype"]
     found = rows.rows_of(tables, "parity", (*keys, *numeric, "status"))
     found = found[found["status"].isin(("ok", "wrong", "error", "reference fault"))]
     found = found.assign(**{column: rows.numbers(found[column]) for column in numeric}, equal=found["status"].eq("ok"))
     grouped = found.groupby(keys, sort=False, as_index=False)
-    return grouped.agg(checks=("status", "size"), equal=("equal", "sum"), **{name: (name, "max") for name in numeric})
+    worst = grouped.agg(checks=("status", "size"), equal=("equal", "sum"), **{name: (name, "max") for name in numeric})
+    return worst.dropna(axis=1, how="all")
 
 
 def functions(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:

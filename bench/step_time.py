@@ -7,22 +7,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from bench import contenders, environment, in_training, stream, tables
+from bench import contenders, environment, stream, subjects, tables
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
+from bench.contenders import TRAITS, Takes
 from bench.noise import NoiseMonitor
 from bench.pinning import pinned
-from bench.problems import parameter_sets
 from bench.statistics import FEWEST_ROUNDS, NOTHING, Interval, quartiles, ratio_interval, verdict
+from bench.subjects import PARAMETER_SETS, Subject, unsuitable
 from bench.timing import Arm, CpuStopwatch, CudaStopwatch, Timing, measure
-
-IN_TRAINING = "in-training"
-PARAMETER_SETS = (*parameter_sets.SHAPES, IN_TRAINING)
 
 # Compiling takes about half a minute for 6 tensors and minutes for hundreds, so not every set pays for it.
 COMPILED_SETS = ("mlp", "resnet18", "one-big")
@@ -32,14 +31,26 @@ NOT_COMPILED = f"compiling a step over many tensors takes minutes; compiled is t
 SECONDS_FACTOR = {"one-big": 2.0, "gpt2": 2.0}
 # Each contender steps this many copies of a small set in turn: where one copy lies in memory is a matter of luck.
 COPIES = {"mlp": 4, "many-small": 4, "many-medium": 4}
-# From its sixth step on, RAdam with the default betas takes the branch that it stays in.
-WARM_UP_CALLS = {"RAdam": 6}
+# From its sixth step on, RAdam with the default betas takes the branch that it stays in. L-BFGS, with 4 iterations a
+# step, needs 26 steps for its 100 pairs.
+WARM_UP_CALLS = {"RAdam": 6, "LBFGS": 26}
+ONE_QUESTION = {"many-groups": ("Adam",)}  # what a budget times there; others when asked for
 
 
 def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str] | None, seed: int) -> list[Cell]:
-    """One cell for each parameter set and optimizer; `problems` may name sets outside the budget."""
-    chosen = budget.parameter_sets if problems is None else [name for name in PARAMETER_SETS if name in problems]
-    return [_cell(budget, device, optimizer, name, seed) for name in chosen for optimizer in optimizers]
+    """One cell for each parameter set and each optimizer that can step it; `problems` may name sets outside the budget.
+
+    Whoever names a set gets a cell that says why an optimizer cannot step it.
+    """
+    if problems is not None:
+        chosen = [name for name in PARAMETER_SETS if name in problems]
+        return [_cell(budget, device, optimizer, name, seed) for name in chosen for optimizer in optimizers]
+    return [
+        _cell(budget, device, optimizer, name, seed)
+        for name in budget.parameter_sets
+        for optimizer in optimizers
+        if not unsuitable(optimizer, name) and optimizer in ONE_QUESTION.get(name, (optimizer,))
+    ]
 
 
 def _cell(budget: Budget, device: str, optimizer: str, parameter_set: str, seed: int) -> Cell:
@@ -54,7 +65,7 @@ def _cell(budget: Budget, device: str, optimizer: str, parameter_set: str, seed:
             "name": parameter_set,
             "parameter_set": parameter_set,
             "dtype": "float32",
-            "options": contenders.TIMING_OPTIONS[optimizer],
+            "options": dict(TRAITS[optimizer].timed_with),
             "contenders": list(budget.contenders),
             "threads": torch.get_num_threads(),
             "seconds": seconds,
@@ -81,13 +92,25 @@ class Entrant:
     peak_memory_mib: float | None  # parameters, state and what a step allocates; CUDA only
 
 
+class Size(NamedTuple):
+    """Of what is stepped: how many tensors and elements, and the bytes that a step has to move (None: no claim)."""
+
+    tensors: int
+    elements: int
+    moved: int | None
+
+
 def run(cell: Cell) -> Outcome:
     """Time one cell: a row for each contender, those that cannot run included."""
     settings = cell.settings
+    reason = unsuitable(cell.optimizer, settings["parameter_set"])
+    if reason:
+        return Outcome(status=Status.SKIPPED, reason=reason)
     with threads(settings["threads"]):
-        makers = _makers(settings, cell.device)
-        numbers = [param.numel() for param in makers[0]()[0]]
-        shortage = memory_shortage(cell, sum(numbers))
+        makers = _makers(cell)
+        params = makers[0]().params
+        size = Size(len(params), sum(map(torch.numel, params)), stream.bytes_per_step(cell.optimizer, params))
+        shortage = memory_shortage(cell, size.elements)
         if shortage:
             return Outcome(status=Status.SKIPPED, reason=shortage)
         entrants: dict[str, Entrant] = {}
@@ -104,9 +127,9 @@ def run(cell: Cell) -> Outcome:
             except Exception as error:
                 absent[contender] = failure(error)
         if not entrants:
-            return Outcome(_rows(cell, numbers, entrants, absent, None))
+            return Outcome(_rows(cell, size, entrants, absent, None))
         arms = [entrant.arm for entrant in entrants.values()]
-        reference = stream.arm(cell.optimizer, [make() for make in makers])
+        reference = stream.arm(cell.optimizer, [make()[:2] for make in makers])
         if reference is not None:
             arms.append(reference)
         stopwatch = CudaStopwatch() if cell.device == "cuda" else CpuStopwatch()
@@ -120,7 +143,7 @@ def run(cell: Cell) -> Outcome:
                 noise=NoiseMonitor(),
                 warm_up_calls=WARM_UP_CALLS.get(cell.optimizer, 1),
             )
-    return Outcome(_rows(cell, numbers, entrants, absent, timing))
+    return Outcome(_rows(cell, size, entrants, absent, timing))
 
 
 @contextmanager
@@ -134,37 +157,42 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-Made = tuple[list[torch.Tensor], Callable[[], None] | None]
+def _makers(cell: Cell) -> list[Callable[[], Subject]]:
+    """For each copy of the set a function that makes it once more, for each contender."""
+    name, dtype, seed = (cell.settings[key] for key in ("parameter_set", "dtype", "seed"))
+    return [
+        subjects.maker(cell.optimizer, name, cell.device, getattr(torch, dtype), seed + copy)
+        for copy in range(copies(cell))
+    ]
 
 
-def _makers(settings: dict[str, Any], device: str) -> list[Callable[[], Made]]:
-    """For each copy of the set a function that makes its parameters once more, for each contender, and with them
-    what has to run ahead of each step."""
-    name, dtype, seed = settings["parameter_set"], getattr(torch, settings["dtype"]), settings["seed"]
-    if name == IN_TRAINING:
-        return [lambda: in_training.make(device, dtype, seed)]
-
-    def maker(copy: int) -> Callable[[], Made]:
-        shared = parameter_sets.make(name, device, dtype, seed + copy)
-        return lambda: (parameter_sets.copy_of(shared), None)
-
-    return [maker(copy) for copy in range(COPIES.get(name, 1))]
+def copies(cell: Cell) -> int:
+    """How many copies of its set a contender steps in turn. The steps of Muon and L-BFGS are long enough for one."""
+    elementwise = TRAITS[cell.optimizer].takes is Takes.TENSORS
+    return COPIES.get(cell.settings["parameter_set"], 1) if elementwise else 1
 
 
-def _enter(contender: str, cell: Cell, makers: list[Callable[[], Made]]) -> Entrant:
+def _built(contender: str, cell: Cell, subject: Subject) -> tuple[torch.optim.Optimizer, Callable[[], object]]:
+    """The optimizer of a contender, and its step."""
+    over = subjects.groups(cell.settings["parameter_set"], subject.params)
+    optimizer = contenders.build(contender, cell.optimizer, over, **cell.settings["options"])
+    return optimizer, partial(optimizer.step, subject.closure) if subject.closure else optimizer.step
+
+
+def _enter(contender: str, cell: Cell, makers: list[Callable[[], Subject]]) -> Entrant:
     """Build a contender and take its first step, which allocates its state and compiles what is to be compiled.
 
     Raises `NotTimed` if ours would be stepped by the eager fallback: that is not what the row would claim.
     """
     memory = _allocated(cell.device)
-    params, before = makers[0]()
-    optimizer = contenders.build(contender, cell.optimizer, params, **cell.settings["options"])
-    step = optimizer.step
+    subject = makers[0]()
+    optimizer, step = _built(contender, cell, subject)
     start = time.perf_counter()
     step()
     _synchronize(cell.device)
     first_step_seconds = time.perf_counter() - start
-    reason = contenders.fallback(optimizer) if contender == "ours" else ""
+    kernels = contender == "ours" and cell.device in TRAITS[cell.optimizer].kernels
+    reason = contenders.fallback(optimizer) if kernels else ""
     if reason:
         raise NotTimed(reason)
     peak = None
@@ -175,9 +203,9 @@ def _enter(contender: str, cell: Cell, makers: list[Callable[[], Made]]) -> Entr
         peak = (torch.cuda.max_memory_allocated() - memory) / 2**20
     twins = []
     for make in makers[1:] if contender != "compiled" else []:  # each copy would be compiled anew
-        twins.append(contenders.build(contender, cell.optimizer, make()[0], **cell.settings["options"]).step)
+        twins.append(_built(contender, cell, make())[1])
         twins[-1]()
-    return Entrant(Arm(contender, step, before, tuple(twins)), first_step_seconds, peak)
+    return Entrant(Arm(contender, step, subject.before, tuple(twins)), first_step_seconds, peak)
 
 
 def _allocated(device: str) -> int:
@@ -202,8 +230,7 @@ def memory_shortage(cell: Cell, elements: int) -> str:
     """Why this cell does not fit into memory; empty if it does, or nobody knows."""
     per_contender = stream.tensors_kept(cell.optimizer)  # the parameter and its state
     temporaries = 4  # what foreach allocates in a step, at most, and the gradient
-    copies = COPIES.get(cell.settings["parameter_set"], 1)
-    tensors = copies * (len(cell.settings["contenders"]) + 1) * per_contender + temporaries
+    tensors = copies(cell) * (len(cell.settings["contenders"]) + 1) * per_contender + temporaries
     needed = tensors * elements * getattr(torch, cell.settings["dtype"]).itemsize
     available = free_memory(cell.device)
     if available is None or needed < available:
@@ -228,7 +255,7 @@ def free_memory(device: str) -> int | None:
 
 def _rows(
     cell: Cell,
-    numbers: list[int],
+    size: Size,
     entrants: dict[str, Entrant],
     absent: dict[str, tuple[Status, str]],
     timing: Timing | None,
@@ -236,7 +263,7 @@ def _rows(
     """One row for each contender of the cell, in the order of the settings."""
     against = _ratios(timing) if timing else {}
     best = min(
-        (name for name in contenders.TORCH_MODES if name in entrants and timing),
+        (name for name in contenders.TORCH_MODES if name in entrants and timing and len(timing.times)),
         key=lambda name: float(np.median(timing.of(name))) if timing else math.inf,
         default=None,
     )
@@ -244,9 +271,9 @@ def _rows(
         against["ours"] = against[best]  # ours is compared with the best that torch has
     rows = []
     for contender in cell.settings["contenders"]:
-        row = _shared_fields(cell, numbers) | {"contender": contender, "best_of_torch": contender == best}
+        row = _shared_fields(cell, size) | {"contender": contender, "best_of_torch": contender == best}
         if contender in entrants and timing is not None:
-            row |= _measured(cell, sum(numbers), entrants[contender], timing, against.get(contender, NOTHING))
+            row |= _measured(cell, size, entrants[contender], timing, against.get(contender, NOTHING))
         else:
             status, reason = absent[contender]
             row |= {"status": status.value, "reason": reason}
@@ -261,7 +288,7 @@ def _ratios(timing: Timing) -> dict[str, Interval]:
     return {name: ratio_interval(timing.log_ratios(name, "ours")) for name in timing.names if name != "ours"}
 
 
-def _shared_fields(cell: Cell, numbers: list[int]) -> dict[str, Any]:
+def _shared_fields(cell: Cell, size: Size) -> dict[str, Any]:
     settings = cell.settings
     return {
         "optimizer": cell.optimizer,
@@ -271,20 +298,19 @@ def _shared_fields(cell: Cell, numbers: list[int]) -> dict[str, Any]:
         "dtype": settings["dtype"],
         "threads": settings["threads"],
         "verdict": "",
-        "tensors": len(numbers),
-        "elements": sum(numbers),
+        "tensors": size.tensors,
+        "elements": size.elements,
         "command": f"python -m bench time --budget {settings['budget']} --device {cell.device} "
         f"--optimizer {cell.optimizer} --problem {settings['parameter_set']} --seed {settings['seed']}",
     }
 
 
-def _measured(cell: Cell, elements: int, entrant: Entrant, timing: Timing, ratio: Interval) -> dict[str, Any]:
+def _measured(cell: Cell, size: Size, entrant: Entrant, timing: Timing, ratio: Interval) -> dict[str, Any]:
     name = entrant.arm.name
     if not len(timing.times):
         return {"status": Status.INCONCLUSIVE.value, "reason": "every round was disturbed", "dropped_rounds": 1.0}
     microseconds = timing.of(name) / 1e3
     first, median, third = quartiles(microseconds)
-    moved = stream.bytes_per_step(cell.optimizer, elements, getattr(torch, cell.settings["dtype"]).itemsize)
     said = verdict(ratio.low, ratio.high) if "ours" in timing.names else ""
     unsure = said == "inconclusive"
     bounded = math.isfinite(ratio.high)
@@ -305,17 +331,19 @@ def _measured(cell: Cell, elements: int, entrant: Entrant, timing: Timing, ratio
         "ratio_low": ratio.low if bounded else None,
         "ratio_high": ratio.high if bounded else None,
         "verdict": said,
-        "bytes_per_step": moved,
-        "gb_per_s": moved / median / 1e3,
+        "bytes_per_step": size.moved,
+        "gb_per_s": size.moved / median / 1e3 if size.moved else None,
         "first_step_s": entrant.first_step_seconds,
         "peak_memory_mib": entrant.peak_memory_mib,
         "dropped_rounds": timing.dropped,
         "status": (Status.INCONCLUSIVE if unsure else Status.OK).value,
         "reason": why_unsure if unsure else "",
     }
-    if stream.NAME in timing.names:
-        row["stream_gb_per_s"] = moved / float(np.median(timing.of(stream.NAME)))
-        row["share_of_stream"] = math.exp(float(np.median(timing.log_ratios(stream.NAME, name))))
+    if stream.NAME in timing.names and size.moved:
+        streamed = stream.bytes_streamed(cell.optimizer, size.elements, getattr(torch, cell.settings["dtype"]).itemsize)
+        row["stream_gb_per_s"] = streamed / float(np.median(timing.of(stream.NAME)))
+        faster = math.exp(float(np.median(timing.log_ratios(stream.NAME, name))))
+        row["share_of_stream"] = faster * size.moved / streamed
     if "device" in timing.columns:
         row |= {f"{column}_us": float(np.median(timing.of(name, column))) / 1e3 for column in timing.columns}
     return row

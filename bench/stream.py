@@ -14,7 +14,7 @@ NAME = "stream"
 
 
 class Traffic(NamedTuple):
-    """Tensors of the parameters' size that one step reads once and writes once, if it does so in one pass."""
+    """Tensors of the parameters' size that one step reads and writes at least."""
 
     read: int
     written: int
@@ -23,8 +23,13 @@ class Traffic(NamedTuple):
 _ONE_STATE = Traffic(read=3, written=2)  # parameter, gradient, one state; parameter and state
 _TWO_STATES = Traffic(read=4, written=3)
 
-# With `contenders.TIMING_OPTIONS`. ASGD's average is only written until `t0`, but a CPU may fetch a line before it
-# writes it; where it does not, ASGD exceeds the stream.
+# Of a matrix Adafactor reads the gradient for its rows and columns, again for the size of the update, which needs them
+# all, and again for the step; the parameter for its own size and for the step. Of a vector it reads the second moment
+# twice too, and writes it.
+_MATRIX, _VECTOR = Traffic(read=5, written=1), Traffic(read=6, written=2)
+
+# With `Traits.timed_with`. ASGD's average is only written until `t0`, but a CPU may fetch a line before it writes it;
+# where it does not, ASGD exceeds the stream. What Muon and L-BFGS do is arithmetic, and is not measured in bytes.
 TRAFFIC: dict[str, Traffic] = {
     "SGD": _ONE_STATE,
     "Adam": _TWO_STATES,
@@ -37,21 +42,49 @@ TRAFFIC: dict[str, Traffic] = {
     "RMSprop": _TWO_STATES,
     "Rprop": _TWO_STATES,
     "ASGD": _ONE_STATE,
+    "SparseAdam": _TWO_STATES,
 }
+# Tensors of the parameters' size that stay from step to step, at most, where `TRAFFIC` does not tell.
+KEPT = {"Adafactor": 2, "Muon": 2, "LBFGS": 1 + 2 * 100 + 4}  # with a history of 100 pairs
+STREAMED = ({*TRAFFIC} - {"SparseAdam"}) | {"Adafactor"}  # of scattered rows there is no stream
 
 
-def bytes_per_step(optimizer: str, elements: int, itemsize: int) -> int:
-    """Bytes that one step of ``optimizer`` has to move at least."""
-    return sum(TRAFFIC[optimizer]) * elements * itemsize
+def bytes_per_step(optimizer: str, params: Sequence[torch.Tensor]) -> int | None:
+    """Bytes that one step of these parameters, with the gradients they have, has to move at least; None: no claim."""
+    if optimizer == "Adafactor":
+        return sum(_adafactor(param) * param.element_size() for param in params)
+    if optimizer not in TRAFFIC:
+        return None
+    return sum(sum(TRAFFIC[optimizer]) * _stepped(param) * param.element_size() + _indices(param) for param in params)
+
+
+def _adafactor(param: torch.Tensor) -> int:
+    if param.dim() < 2:
+        return sum(_VECTOR) * param.numel()
+    rows, columns = param.shape[-2:]
+    state = param.numel() // columns + param.numel() // rows  # read and written
+    return sum(_MATRIX) * param.numel() + 2 * state
+
+
+def _stepped(param: torch.Tensor) -> int:
+    """Elements that the gradient reaches."""
+    gradient = param.grad
+    return gradient._values().numel() if gradient is not None and gradient.is_sparse else param.numel()
+
+
+def _indices(param: torch.Tensor) -> int:
+    """Bytes of the indices of a sparse gradient."""
+    gradient = param.grad
+    return gradient._indices().nbytes if gradient is not None and gradient.is_sparse else 0
 
 
 def tensors_kept(optimizer: str) -> int:
-    """Tensors that stay from step to step: the parameter and its state."""
-    return TRAFFIC[optimizer].written
+    """Tensors of the parameters' size that stay from step to step: the parameter and its state."""
+    return KEPT[optimizer] if optimizer in KEPT else TRAFFIC[optimizer].written
 
 
-# The stream goes through the same kernels as our optimizers, over the same bytes, with one addition for each tensor
-# that is written, because a kernel that adds nothing would be optimised away.
+# The stream goes through the same kernels as our optimizers, with one addition for each tensor that is written, because
+# a kernel that adds nothing would be optimised away.
 
 
 def coefficients(direction):
@@ -74,15 +107,26 @@ class Stream(Optimizer):
         super().__init__(params, {"two_states": two_states, "maximize": False})
 
 
+def _two_states(optimizer: str) -> bool:
+    return TRAFFIC.get(optimizer) == _TWO_STATES
+
+
+def bytes_streamed(optimizer: str, elements: int, itemsize: int) -> int:
+    """Bytes that the stream beside this optimizer moves."""
+    return sum(_TWO_STATES if _two_states(optimizer) else _ONE_STATE) * elements * itemsize
+
+
 def arm(optimizer: str, made: Sequence[tuple[list[torch.Tensor], Callable[[], object] | None]]) -> Arm | None:
     """The stream of ``optimizer`` as a contender, over one or more copies of its parameters.
 
-    ``made`` holds for each copy its parameters and what has to run ahead of a step. None where no compiled kernel can
-    run the stream.
+    ``made`` holds for each copy its parameters and what has to run ahead of a step. None where the optimizer is not
+    limited by memory, or no compiled kernel can run the stream.
     """
+    if optimizer not in STREAMED:
+        return None
     steps = []
     for params, _ in made:
-        stream = Stream(params, two_states=TRAFFIC[optimizer] == _TWO_STATES)
+        stream = Stream(params, two_states=_two_states(optimizer))
         if any(executor == "eager" for _, executor, _ in stream.executors()):
             return None
         stream.step()

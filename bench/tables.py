@@ -19,7 +19,16 @@ TABLES = {"verify": "parity", "step_time": "step_time", "functions": "functions"
 COLUMNS: dict[str, tuple[str, ...]] = {
     "parity": (
         *("optimizer", "options", "contender", "device", "dtype", "steps", "elements"),
-        *("max_difference", "mean_ulp", "max_ulp", "loop_mean_ulp", "loop_max_ulp", "tolerance", "worst"),
+        *(
+            "max_difference",
+            "update_distance",
+            "mean_ulp",
+            "max_ulp",
+            "loop_mean_ulp",
+            "loop_max_ulp",
+            "tolerance",
+            "worst",
+        ),
         *("status", "reason", "cell"),
     ),
     "step_time": (

@@ -12,18 +12,22 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
 from torch.utils.benchmark.utils.timer import timer as synchronizing_timer
 
-from bench.contenders import OPTIMIZERS, TIMING_OPTIONS, TORCH_MODES, build, fallback, unavailable
+from bench import subjects
+from bench.contenders import OPTIMIZERS, TORCH_MODES, TRAITS, build, fallback, unavailable
 from bench.pinning import pinned
-from bench.problems.parameter_sets import elements, make
 from bench.step_time import WARM_UP_CALLS
 from bench.stream import bytes_per_step
 
-PARAMETER_SETS = ("mlp", "many-small", "many-medium", "resnet18", "one-big")
+PARAMETER_SETS = (
+    *("mlp", "many-small", "many-medium", "resnet18", "one-big", "many-groups"),
+    *("matrices-200x64", "embedding", "vector-100k"),
+)
 
 
 def _devices() -> tuple[str, ...]:
@@ -54,24 +58,25 @@ def memory_of_the_last_one_is_free() -> Iterator[None]:
 @pytest.mark.benchmark(timer=synchronizing_timer, min_time=0.001, max_time=0.2, min_rounds=5, disable_gc=True)
 def test_step(benchmark, device: str, optimizer: str, parameter_set: str, contender: str) -> None:
     """One `step()`."""
-    reason = unavailable(contender, optimizer, device)
+    reason = unavailable(contender, optimizer, device) or subjects.unsuitable(optimizer, parameter_set)
     if reason:
         pytest.skip(reason)
-    params = make(parameter_set, device)
-    built = build(contender, optimizer, params, **TIMING_OPTIONS[optimizer])
-    step = built.step
+    subject = subjects.maker(optimizer, parameter_set, device, torch.float32, 0)()
+    params, over = subject.params, subjects.groups(parameter_set, subject.params)
+    built = build(contender, optimizer, over, **TRAITS[optimizer].timed_with)
+    step = partial(built.step, subject.closure) if subject.closure else built.step
     # The plugin takes the first call it sees for typical: state must be there and kernels compiled before.
     for _ in range(1 + WARM_UP_CALLS.get(optimizer, 1)):
         step()
-    if contender == "ours" and (reason := fallback(built)):
+    if contender == "ours" and device in TRAITS[optimizer].kernels and (reason := fallback(built)):
         pytest.skip(reason)
     benchmark.group = f"{optimizer} {parameter_set} {device}"
     benchmark.extra_info.update(
         device=device,
         dtype=str(params[0].dtype).removeprefix("torch."),
-        n_params=elements(parameter_set),
+        n_params=sum(map(torch.numel, params)),
         n_tensors=len(params),
-        bytes=bytes_per_step(optimizer, elements(parameter_set), params[0].element_size()),
+        bytes=bytes_per_step(optimizer, params),
         threads=torch.get_num_threads(),
         contender=contender,
     )

@@ -7,11 +7,22 @@ from types import ModuleType
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.charts import loss_curves, memory_share, parity, ratio, seconds, sensitivity, step_time, style, trajectories
+from bench.charts import (
+    loss_curves,
+    memory_share,
+    parity,
+    ratio,
+    seconds,
+    sensitivity,
+    special,
+    step_time,
+    style,
+    trajectories,
+)
 
 CHARTS: dict[str, ModuleType] = {
     chart.NAME: chart
-    for chart in (ratio, step_time, memory_share, parity, trajectories, loss_curves, seconds, sensitivity)
+    for chart in (ratio, step_time, special, memory_share, parity, trajectories, loss_curves, seconds, sensitivity)
 }
 
 

@@ -1,4 +1,4 @@
-"""The loss against steps, on test functions and networks."""
+"""The loss against gradient evaluations, on test functions and networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from bench.charts import rows, style
 
 NAME = "loss_curves"
-TITLE = "Loss against steps, each optimizer at its best learning rate"
+TITLE = "Loss against gradient evaluations, each optimizer at its best learning rate"
 SOURCE = "functions"
 EMPTY = "No run kept its loss curve."
 READING = (
@@ -18,15 +18,16 @@ READING = (
     "minus the known minimum, from the published start (seed 0), at the learning rate whose run ended lowest. On "
     "networks it is the loss on the full training set (minus its minimum where that is known), median over the seeds, "
     "evaluated off the clock, at the learning rate with the lowest median last loss. Every optimizer got the same "
-    "number of learning rates to try. A curve ends in a cross where its run diverged, or the first of its seeds."
+    "number of learning rates to try. L-BFGS evaluates several gradients in a step, all others one. A curve ends in a "
+    "cross where its run diverged, or the first of its seeds."
 )
 FLOOR = 1e-16  # a gap of zero has no logarithm: it is drawn at the rounding error of float64
 
 
 def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row per point of a curve: panel, optimizer, status, step, gap, label (of the loss axis)."""
+    """One row per point of a curve: panel, optimizer, status, evaluations, gap, label (of the loss axis)."""
     parts = [part for part in (function_curves(tables), network_curves(tables)) if not part.empty]
-    columns = ["panel", "optimizer", "status", "step", "gap", "label"]
+    columns = ["panel", "optimizer", "status", "evaluations", "gap", "label"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
@@ -34,9 +35,10 @@ def function_curves(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The gap along the seed-0 run that ended lowest, for each function × optimizer."""
     parts = []
     for row in rows.with_curve(rows.function_runs(tables), "_losses").to_dict("records"):
-        steps, losses = np.asarray(row["_losses"], dtype=float).T
+        evaluations, losses = np.asarray(row["_losses"], dtype=float).T
         finite = np.isfinite(losses)
-        part = pd.DataFrame({"step": steps[finite], "gap": np.maximum(losses[finite] - row["minimum"], FLOOR)})
+        gaps = np.maximum(losses[finite] - row["minimum"], FLOOR)
+        part = pd.DataFrame({"evaluations": evaluations[finite], "gap": gaps})
         parts.append(part.assign(panel=row["panel"], optimizer=row["optimizer"], status=row["status"]))
     return pd.concat(parts, ignore_index=True).assign(label="loss − minimum") if parts else pd.DataFrame()
 
@@ -48,7 +50,8 @@ def network_curves(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """
     points = rows.network_points(tables)
     if points.empty:
-        return pd.DataFrame(columns=["panel", "optimizer", "step", "gap", "seconds", "status", "label"])
+        columns = ["panel", "optimizer", "step", "evaluations", "gap", "seconds", "status", "label"]
+        return pd.DataFrame(columns=columns)
     best = rows.best_runs(rows.last_points(points), "loss")[["panel", "optimizer", "lr"]]
     points = points.merge(best.astype({"lr": float}), on=["panel", "optimizer", "lr"])
     runs = points.groupby(["panel", "optimizer"], sort=False)
@@ -63,7 +66,8 @@ def network_curves(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     points = points[points.groupby(["panel", "optimizer", "step"])["seed"].transform("nunique") == points["seeds"]]
     curves = points.drop(columns="status").rename(columns={"curve": "status"})
     curves = curves.groupby(["panel", "optimizer", "step"], sort=False, as_index=False)
-    return curves.agg({"gap": "median", "seconds": "median", "status": "last", "label": "first"})
+    medians = dict.fromkeys(("evaluations", "gap", "seconds"), "median")
+    return curves.agg({**medians, "status": "last", "label": "first"})
 
 
 def labels(minimum: pd.Series) -> np.ndarray:
@@ -79,9 +83,9 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
     )
     for axis, name in zip(axes, names, strict=True):
         here = table[table["panel"] == name]
-        lines(axis, here, "step")
+        lines(axis, here, "evaluations")
         axis.set_title(style.plain(name), loc="left")
-        axis.set_xlabel("step")
+        axis.set_xlabel("gradients evaluated")
         axis.set_ylabel(here["label"].iloc[0])
 
 
@@ -98,7 +102,8 @@ def lines(axis: Axes, curves: pd.DataFrame, across: str) -> None:
             axis.plot(
                 x[-1],
                 y[-1],
-                look.marker,
+                marker=look.marker,
+                linestyle="none",
                 color=look.color,
                 markersize=5.5,
                 markeredgecolor="white",

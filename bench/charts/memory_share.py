@@ -15,8 +15,8 @@ EMPTY = "No memory-bound parameter set (resnet18, one-big, gpt2) was timed besid
 READING = (
     "On parameter sets too large for the caches the memory is the limit. 100 % is what a plain in-place update of the "
     "same arrays, with no optimizer rule, reached in the same run with the same threads; the bytes counted are the "
-    "least a step must move, so a mode that passes over the arrays several times stays far left. Values a little above "
-    "100 % are noise of that stream or data kept in a cache."
+    "least a step must move, so a mode that passes over the arrays several times stays far left (Adafactor needs three "
+    "passes, which are counted). Values a little above 100 % are noise of that stream or data kept in a cache."
 )
 NEEDS = ("optimizer", "parameter_set", "device", "dtype", "threads", "contender", "status")
 

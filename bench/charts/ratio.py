@@ -25,6 +25,7 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     found = rows.rows_of(tables, SOURCE, NEEDS + RATIO)
     found = found.assign(**{column: rows.numbers(found[column]) for column in RATIO})
     found = found[found["contender"].eq("ours") & found["ratio"].gt(0) & found["status"].isin(rows.MEASURED)]
+    found = found[rows.usual(found)]
     found = rows.with_panel(found, "parameter_set", ("device", "dtype", "threads"))
     found["inconclusive"] = found["verdict"].eq("inconclusive") | found["status"].eq("inconclusive")
     return found[["panel", "optimizer", *RATIO, "inconclusive"]].reset_index(drop=True)
@@ -60,7 +61,7 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
             place = names.index(row.optimizer)
             axis.hlines(place, row.ratio_low, row.ratio_high, color=look.color, linewidth=2.2)
             axis.plot(
-                row.ratio, place, look.marker, color=look.color, markersize=5.5, markeredgewidth=1.2,
+                row.ratio, place, marker=look.marker, color=look.color, markersize=5.5, markeredgewidth=1.2,
                 markerfacecolor="white" if row.inconclusive else look.color,
             )  # fmt: skip
             right = row.ratio_high if row.ratio_high > row.ratio else row.ratio

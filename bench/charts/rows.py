@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from bench.contenders import TRAITS, Takes
+from bench.subjects import GROUPED, MADE_FOR
+
 MEASURED = ("ok", "inconclusive")
 TORCH = ("loop", "foreach", "fused", "compiled")
 OURS = ("eager", "cpu", "cuda")  # our executors, as the parity table names them
@@ -22,6 +25,15 @@ def rows_of(tables: dict[str, pd.DataFrame], name: str, columns: tuple[str, ...]
 def numbers(values: pd.Series) -> pd.Series:
     """The column as float64; what is no number is nan."""
     return pd.to_numeric(values, errors="coerce").astype(float)
+
+
+def usual(times: pd.DataFrame) -> pd.Series:
+    """Which rows are of an optimizer that steps any tensor, on a set that is there for all such; the rest stand alone.
+
+    Apart from each other because a panel with one optimizer, or an optimizer in one panel, would be mostly empty.
+    """
+    alone = [name for name, traits in TRAITS.items() if traits.takes is not Takes.TENSORS]
+    return ~times["optimizer"].isin(alone) & ~times["parameter_set"].isin((*MADE_FOR, *GROUPED))
 
 
 def with_panel(table: pd.DataFrame, base: str, conditions: tuple[str, ...]) -> pd.DataFrame:
@@ -83,10 +95,15 @@ def quartiles(values: pd.Series) -> tuple[float, float, float]:
     return float(low), float(median), float(high)
 
 
+def raced(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the optimizers that do not race: they are no failures."""
+    return table[table["status"].ne("skipped")]
+
+
 def function_runs(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """All runs on test functions, with their panel."""
     wanted = ("function", "device", "optimizer", "lr", "lr_multiple", "seed", "status", "gap", "minimum")
-    found = rows_of(tables, "functions", (*wanted, "_losses", "_trace"))
+    found = raced(rows_of(tables, "functions", (*wanted, "_losses", "_trace")))
     found = found.assign(gap=numbers(found["gap"]), minimum=numbers(found["minimum"]))
     return with_panel(found, "function", ("device",))
 
@@ -98,9 +115,9 @@ def with_curve(runs: pd.DataFrame, kept: str) -> pd.DataFrame:
 
 def network_points(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """All evaluation points of networks, with their panel; `gap` is the loss minus its minimum where that is known."""
-    wanted = ("network", "device", "optimizer", "lr", "lr_multiple", "seed", "step", "seconds", "loss", "accuracy")
-    found = rows_of(tables, "networks", (*wanted, "status", "minimum"))
-    numeric = ("lr", "step", "seconds", "loss", "accuracy", "minimum")
+    wanted = ("network", "device", "optimizer", "lr", "lr_multiple", "seed", "step", "evaluations", "seconds")
+    found = raced(rows_of(tables, "networks", (*wanted, "loss", "accuracy", "status", "minimum")))
+    numeric = ("lr", "step", "evaluations", "seconds", "loss", "accuracy", "minimum")
     found = found.assign(**{column: numbers(found[column]) for column in numeric})
     found["gap"] = found["loss"] - found["minimum"].fillna(0.0)
     return with_panel(found, "network", ("device",))

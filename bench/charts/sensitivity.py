@@ -81,7 +81,7 @@ def curve(axis: Axes, part: pd.DataFrame, look: style.Style, shift: float) -> No
     finite = np.isfinite(part["median"])
     middle, low = (part[column].clip(lower=FLOOR).where(finite) for column in ("median", "low"))
     high = part["high"].clip(lower=FLOOR).replace(np.inf, axis.get_ylim()[1]).where(finite)
-    axis.plot(x, middle, look.marker, color=look.color, linestyle=look.line, markersize=3.5, linewidth=1.2)
+    axis.plot(x, middle, marker=look.marker, color=look.color, linestyle=look.line, markersize=3.5, linewidth=1.2)
     if (high > low).any():
         axis.fill_between(x, low, high, color=look.color, alpha=0.06, linewidth=0)
     bad = part[part["diverged"]]

@@ -24,7 +24,7 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """One row per contender with a median: panel, optimizer, contender, median_us, q1_us, q3_us."""
     found = rows.rows_of(tables, SOURCE, NEEDS + TIMES)
     found = found.assign(**{column: rows.numbers(found[column]) for column in TIMES})
-    found = found[found["median_us"].gt(0) & found["status"].isin(rows.MEASURED)]
+    found = found[found["median_us"].gt(0) & found["status"].isin(rows.MEASURED) & rows.usual(found)]
     found = rows.with_panel(found, "parameter_set", ("device", "dtype", "threads"))
     return found[["panel", "optimizer", "contender", *TIMES]].reset_index(drop=True)
 

@@ -25,18 +25,18 @@ GREY = "#8A8F98"
 INK = "#22262B"
 PNG_DPI = 110
 
-SOLID, DASHED, DOTTED = "-", (0, (4, 1.6)), (0, (1.2, 1.2))
+SOLID, DASHED, DOTTED, DASHDOT = "-", (0, (4, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4))
 
 
 class Style(NamedTuple):
     """How one optimizer or contender looks in every chart."""
 
     color: str
-    marker: str
+    marker: str | tuple  # a tuple is (points, 1, angle): a star
     line: str | tuple
 
 
-# A close relative shares the colour and is dashed; the marker alone tells all eleven apart.
+# A close relative shares the colour and is dashed; the marker alone tells all of them apart.
 OPTIMIZER_STYLES = {
     "SGD": Style(BLACK, "o", SOLID),
     "Adam": Style(BLUE, "s", SOLID),
@@ -49,6 +49,10 @@ OPTIMIZER_STYLES = {
     "RMSprop": Style(VERMILLION, ">", SOLID),
     "Rprop": Style(VERMILLION, "p", DASHED),
     "ASGD": Style(BLACK, "h", DASHED),
+    "Adafactor": Style(ORANGE, (4, 1, 0), DASHED),
+    "Muon": Style(GREEN, (3, 1, 0), DASHED),
+    "SparseAdam": Style(SKY, (4, 1, 45), DASHED),
+    "LBFGS": Style(BLACK, (5, 1, 180), DASHDOT),
 }
 
 # Warm colours are ours, cold and dark ones are torch's.

@@ -136,7 +136,8 @@ def path(axis: Axes, points: pd.DataFrame, look: style.Style) -> None:
         axis.plot(
             x[-1],
             y[-1],
-            look.marker,
+            marker=look.marker,
+            linestyle="none",
             color=look.color,
             markersize=5.5,
             markeredgecolor="white",

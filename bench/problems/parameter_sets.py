@@ -52,7 +52,14 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
     "resnet18": _resnet18(),
     "one-big": ((33_554_432,),),
     "gpt2": _gpt2(),
+    "many-groups": ((64,),) * 465,
+    "matrices-400x32": ((32, 32),) * 400,
+    "matrices-200x64": ((64, 64),) * 200,
+    "matrices-100x256": ((256, 256),) * 100,
+    "embedding": ((100_000, 64),),
+    "vector-100k": ((100_000,),),
 }
+ROWS_TOUCHED = 4096  # of an embedding, by its sparse gradient
 
 
 def elements(name: str) -> int:
@@ -60,8 +67,17 @@ def elements(name: str) -> int:
     return sum(math.prod(shape) for shape in SHAPES[name])
 
 
-def make(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0) -> list[torch.Tensor]:
+def make(
+    name: str,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    sparse_rows: int | None = None,
+) -> list[torch.Tensor]:
     """Parameters of the set ``name`` with their gradients set, the same for the same seed.
+
+    ``sparse_rows``: gradients are sparse and hold so many rows, in random order and not coalesced, as a backward pass
+    through an embedding leaves them.
 
     Gradients have a random sign and a size between 0.5 and 1.5: neither zero nor denormal, and nothing that an
     optimizer makes of them is, because denormal arithmetic is many times slower and would be timed instead.
@@ -72,10 +88,15 @@ def make(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, see
     params = []
     for shape in SHAPES[name]:
         param = torch.empty(shape, device=device, dtype=dtype).normal_(generator=generator)
-        size = torch.empty_like(param).uniform_(0.5, 1.5, generator=generator)
-        sign = torch.empty_like(param).uniform_(-1.0, 1.0, generator=generator)
+        held = param if sparse_rows is None else param[:sparse_rows]
+        size = torch.empty_like(held).uniform_(0.5, 1.5, generator=generator)
+        sign = torch.empty_like(held).uniform_(-1.0, 1.0, generator=generator)
+        gradient = torch.copysign(size, sign)
+        if sparse_rows is not None:
+            rows = torch.randperm(len(param), generator=generator, device=device)[None, :sparse_rows]
+            gradient = torch.sparse_coo_tensor(rows, gradient, shape, check_invariants=False)
         param.requires_grad_()
-        param.grad = torch.copysign(size, sign)
+        param.grad = gradient
         params.append(param)
     return params
 

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from bench.contenders import FUSED_IN_TORCH, OPTIMIZERS
+from bench.contenders import OPTIMIZERS, TRAITS, Takes, Traits
 
 EVIL = r"<script>alert('$\frac$')</script>"  # as mathematics it would be an error
 FUNCTIONS = ("rosenbrock", "rastrigin", "powell-singular")
@@ -54,16 +54,30 @@ def parity(optimizers):
                 }
 
 
+SPECIAL = {Takes.MATRICES: "matrices-200x64", Takes.SPARSE: "embedding", Takes.CLOSURE: "vector-100k"}
+
+
+def traits(optimizer):
+    return TRAITS.get(optimizer, Traits())
+
+
 def step_time(optimizers, sets):
-    for scale, name in enumerate(sets, start=1):
+    """The usual sets, and one of its own for the first optimizer and for those that cannot step the usual ones."""
+    chosen = {
+        optimizer: sets if traits(optimizer).takes is Takes.TENSORS else (SPECIAL[traits(optimizer).takes],)
+        for optimizer in optimizers
+    }
+    chosen[optimizers[0]] = (*chosen[optimizers[0]], "many-groups")
+    for scale, name in enumerate((*sets, "many-groups", *SPECIAL.values()), start=1):
         for place, optimizer in enumerate(optimizers):
-            fused = optimizer in FUSED_IN_TORCH["cpu"]
+            if name not in chosen[optimizer]:
+                continue
             speed_up = 4.0 + place
             times = {
                 "ours": 10.0,
-                "foreach": 10 * speed_up,
                 "loop": 30 * speed_up,
-                "fused": 20 * speed_up if fused else None,
+                "foreach": 10 * speed_up if traits(optimizer).foreach else None,
+                "fused": 20 * speed_up if traits(optimizer).fused else None,
             }
             for contender, median in times.items():
                 row = {
@@ -74,14 +88,15 @@ def step_time(optimizers, sets):
                     "dtype": "float32",
                     "threads": 2,
                     "contender": contender,
-                    "best_of_torch": contender == "foreach",
+                    "best_of_torch": contender == ("foreach" if traits(optimizer).foreach else "loop"),
                     "command": "python -m bench time",
                     "verdict": "",
                 }
                 if median is None:
-                    yield {**row, "status": "skipped", "reason": f"torch has no fused {optimizer}"}
+                    yield {**row, "status": "skipped", "reason": f"torch has no {contender} {optimizer}"}
                     continue
-                ratio = speed_up if contender == "ours" else median / 10
+                best = speed_up if traits(optimizer).foreach else 3 * speed_up
+                ratio = best if contender == "ours" else median / 10
                 yield {
                     **row,
                     "median_us": median * scale,
@@ -102,6 +117,16 @@ def step_time(optimizers, sets):
 def functions(optimizers):
     for function in FUNCTIONS:
         for place, optimizer in enumerate(optimizers):
+            if traits(optimizer).takes in (Takes.MATRICES, Takes.SPARSE):
+                reason = f"{optimizer} does not race"
+                yield {
+                    "function": function,
+                    "device": "cpu",
+                    "optimizer": optimizer,
+                    "status": "skipped",
+                    "reason": reason,
+                }
+                continue
             for multiple in MULTIPLES:
                 for seed in (0, 1):
                     diverged = optimizer == "SGD" and multiple == 10
@@ -133,6 +158,16 @@ def functions(optimizers):
 def networks(optimizers):
     for network, minimum in (("regression", math.nan), ("logistic", 0.1)):
         for place, optimizer in enumerate(optimizers):
+            if traits(optimizer).takes in (Takes.MATRICES, Takes.SPARSE):
+                reason = f"{optimizer} does not race"
+                yield {
+                    "network": network,
+                    "device": "cpu",
+                    "optimizer": optimizer,
+                    "status": "skipped",
+                    "reason": reason,
+                }
+                continue
             for multiple in MULTIPLES:
                 for seed in (0, 1):
                     for step in range(0, 21, 5):
@@ -144,7 +179,7 @@ def networks(optimizers):
                             "lr_multiple": multiple,
                             "seed": seed,
                             "step": step,
-                            "evaluations": step,
+                            "evaluations": 2 * step if optimizer == "LBFGS" else step,
                             "seconds": 1e-3 * step,
                             "loss": 0.2 + math.exp(-0.01 * multiple * step * (1 + place)),
                             "minimum": minimum,

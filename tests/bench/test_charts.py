@@ -24,11 +24,12 @@ def little():
 
 UNITS = {
     "step_time": ("(µs)",),
+    "special": ("(µs)",),
     "ratio": ("(×",),
     "memory_share": ("(%)",),
     "parity": ("(ulp)",),
     "trajectories": ("x₁",),  # coordinates of test functions have no unit
-    "loss_curves": ("step",),
+    "loss_curves": ("gradients evaluated",),
     "seconds": ("(s)",),
     "sensitivity": ("(×)",),
 }
@@ -243,7 +244,7 @@ def test_networks_show_the_median_over_seeds_and_the_gap_where_the_minimum_is_kn
     tables = example_tables(("Adam",))
     networks = tables["networks"]
     networks.loc[networks["seed"].eq(1), "loss"] += 1.0
-    table = CHARTS["loss_curves"].table(tables).query("step == 0").set_index("panel")
+    table = CHARTS["loss_curves"].table(tables).query("evaluations == 0").set_index("panel")
     assert table.loc["regression", "gap"] == pytest.approx(1.7)
     assert table.loc["logistic", "gap"] == pytest.approx(1.6)
     assert table.loc["logistic", "label"] == "loss − minimum" != table.loc["regression", "label"]
@@ -330,7 +331,8 @@ def test_a_network_curve_ends_where_its_first_seed_diverged(name):
     networks.loc[stopped, ["status", "loss"]] = ["diverged", 99.0]
     table = CHARTS[name].table({"networks": networks})
     here = table[table["panel"] == "regression"]
-    assert here["step"].tolist() == [step for step in (0, 5) if name == "loss_curves" or step]
+    across = here["evaluations" if name == "loss_curves" else "step"]
+    assert across.tolist() == [step for step in (0, 5) if name == "loss_curves" or step]
     assert set(here["status"]) == {"diverged"}
     axis = render(CHARTS[name], table).axes[0]
     (cross,) = [line for line in axis.lines if line.get_marker() == "x"]

@@ -15,6 +15,7 @@ from bench.budgets import DEFAULT, SMOKE
 from bench.cell import Cell
 from bench.problems.functions import FUNCTIONS
 
+JOINT = [name for name, traits in contenders.TRAITS.items() if traits.takes is contenders.Takes.TENSORS]
 SMALL = dataclasses.replace(SMOKE, function_steps=40, function_learning_rates=3, function_seeds=2)
 
 
@@ -22,7 +23,7 @@ def cell(name: str, optimizer: str, budget=SMALL, seed: int = 0) -> Cell:
     return functions_race.cells(budget, "cpu", [optimizer], [name], seed)[0]
 
 
-@pytest.mark.parametrize("optimizer", contenders.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", JOINT)
 def test_joint_sweep_equals_torch_one_run_at_a_time(optimizer):
     function = FUNCTIONS["six-hump-camel"]
     steps, lrs = 60, [multiple * sweep.default_lr(optimizer) for multiple in sweep.lr_multiples(3)]
@@ -44,6 +45,59 @@ def test_joint_sweep_equals_torch_one_run_at_a_time(optimizer):
         torch.testing.assert_close(joint.losses[:, run], expected, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(joint.points[-1, run], point, rtol=1e-10, atol=1e-10)
         assert losses[-1] != losses[0]
+
+
+def lbfgs(groups):
+    return contenders.build("ours", "LBFGS", groups)
+
+
+def test_lbfgs_takes_as_many_gradients_as_the_others_and_no_more():
+    """Its steps make up to twenty evaluations; what is compared is evaluations."""
+    function = FUNCTIONS["rosenbrock"]
+    starts = torch.tensor([functions_race.start(function, 0, seed) for seed in range(2)], dtype=torch.float64)
+    found = functions_race.descend_by_closure(function, lbfgs, starts, [0.03, 0.1], 45)
+    assert found.losses.shape == (46, 4) and found.points.shape == (len(found.kept), 4, 2)
+    assert found.evaluations == [45] * 4
+    assert found.losses[0].tolist() == [function(start).item() for start in starts] * 2
+    for place, step in enumerate(found.kept):  # each loss is that of the point beside it
+        torch.testing.assert_close(function(found.points[place]), found.losses[step], rtol=1e-12, atol=0)
+
+
+def test_lbfgs_follows_the_path_of_torch():
+    function = FUNCTIONS["rosenbrock"]
+    start = torch.tensor([function.start], dtype=torch.float64)
+    found = functions_race.descend_by_closure(function, lbfgs, start, [0.1], 60)
+    point, losses = start[0].clone(), []
+    alone = contenders.build("loop", "LBFGS", [point], lr=0.1)
+
+    def closure():
+        values, gradients = function.value_and_gradient(point[None])
+        point.grad = gradients[0]
+        losses.append(values.item())
+        return values[0]
+
+    for _ in range(4):
+        alone.step(closure)
+    expected = torch.tensor(losses[:61], dtype=torch.float64)
+    torch.testing.assert_close(found.losses[:, 0], expected, rtol=1e-6, atol=1e-12)
+
+
+def test_lbfgs_stops_where_nothing_moves_and_where_it_has_diverged(monkeypatch):
+    function_class, count = type(FUNCTIONS["booth"]), []
+    real = function_class.value_and_gradient
+    monkeypatch.setattr(function_class, "value_and_gradient", lambda *args: count.append(1) or real(*args))
+    rows = functions_race.run(cell("booth", "LBFGS", dataclasses.replace(SMALL, function_steps=3000))).rows
+    assert {row["status"] for row in rows} == {"ok", "diverged"}
+    assert all(row["evaluations"] < 3000 and row["gap"] < 1e-6 for row in rows if row["status"] == "ok")
+    assert all(row["first_bad_step"] < row["evaluations"] < 100 for row in rows if row["status"] == "diverged")
+    assert sum(row["evaluations"] for row in rows) == len(count)
+
+
+@pytest.mark.parametrize("optimizer", ["Muon", "SparseAdam"])
+def test_who_cannot_race_is_skipped_with_a_sentence(optimizer):
+    outcome = functions_race.run(cell("booth", optimizer))
+    assert outcome.status == "skipped" and not outcome.rows
+    assert optimizer in outcome.reason and "only" in outcome.reason
 
 
 def test_runs_that_diverge_disturb_nobody():

@@ -28,11 +28,59 @@ def without_seconds(rows):
     return [{key: str(value) for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-@pytest.mark.parametrize("optimizer", contenders.OPTIMIZERS)
+RACING = [
+    name
+    for name, traits in contenders.TRAITS.items()
+    if traits.takes in (contenders.Takes.TENSORS, contenders.Takes.CLOSURE)
+]
+
+
+@pytest.mark.parametrize("optimizer", RACING)
 def test_every_optimizer_lowers_the_regression_loss(optimizer):
     rows = networks_race.run(cell("regression", optimizer, SMOKE)).rows
-    assert rows[-1]["step"] == SMOKE.network_steps and rows[-1]["status"] == "ok"
+    assert rows[-1]["evaluations"] == SMOKE.network_steps and rows[-1]["status"] == "ok"
     assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
+
+
+@pytest.mark.parametrize("optimizer", ["Muon", "SparseAdam"])
+def test_who_cannot_race_is_skipped_with_a_sentence(optimizer):
+    outcome = networks_race.run(cell("digits", optimizer))
+    assert outcome.status == "skipped" and not outcome.rows and optimizer in outcome.reason
+
+
+def test_lbfgs_spends_the_same_number_of_gradients_in_fewer_steps(monkeypatch):
+    calls, real = [], networks_race.evaluation
+
+    def evaluation(network, *arguments):
+        closure = real(network, *arguments)
+        return lambda: calls.append(network.name) or closure()
+
+    monkeypatch.setattr(networks_race, "evaluation", evaluation)
+    budget = dataclasses.replace(SMOKE, network_steps=70)
+    rows = networks_race.run(cell("regression", "LBFGS", budget)).rows
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert [row["evaluations"] for row in rows] == [0, 20, 40, 60]  # a fourth step would go beyond 70
+    assert len(calls) == 60 + 20  # and the one step of the network that is thrown away
+    assert rows[0]["seconds"] == 0 and all(a["seconds"] < b["seconds"] for a, b in itertools.pairwise(rows))
+
+
+def test_lbfgs_has_a_batch_for_each_step():
+    network, seen = NETWORKS["digits"], []
+    data, model = network.data(), network.build(0)
+    batches = networks_race.draw_batches(data, 64, 60, sweep.generator(0))
+    optimizer = contenders.build("ours", "LBFGS", model.parameters(), lr=0.1)
+
+    def watching(model, inputs, targets):
+        seen.append(inputs)
+        return network.loss(model, inputs, targets)
+
+    watched = dataclasses.replace(network, loss=watching)
+    with sweep.one_thread():
+        points = list(networks_race.train_by_closure(watched, model, optimizer, data, batches, 10))
+    evaluated = [inputs for inputs in seen if len(inputs) == 64]
+    assert len(evaluated) == points[-1]["evaluations"] == 60
+    for step in range(3):
+        assert all(torch.equal(inputs, batches[step][0]) for inputs in evaluated[20 * step : 20 * (step + 1)])
 
 
 def test_training_is_that_of_torch():

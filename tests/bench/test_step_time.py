@@ -9,9 +9,10 @@ import torch
 from bench import contenders, in_training, step_time, stream
 from bench.budgets import DEFAULT, FULL, SMOKE
 from bench.cell import Status
-from bench.contenders import OPTIMIZERS
-from bench.problems.parameter_sets import elements
-from bench.step_time import PARAMETER_SETS, cells, failure, memory_shortage, run
+from bench.contenders import OPTIMIZERS, TRAITS
+from bench.problems.parameter_sets import elements, make
+from bench.step_time import PARAMETER_SETS, Size, cells, failure, memory_shortage, run
+from bench.subjects import unsuitable
 from bench.tables import COLUMNS
 from bench.timing import Timing
 
@@ -26,9 +27,15 @@ def by_contender(outcome):
     return {row["contender"]: row for row in outcome.rows}
 
 
-def test_one_cell_for_each_parameter_set_and_optimizer():
+def test_one_cell_for_each_parameter_set_and_optimizer_that_can_step_it():
     made = cells(DEFAULT, "cpu", list(OPTIMIZERS), None, seed=3)
-    assert len(made) == len({cell.id for cell in made}) == len(OPTIMIZERS) * len(DEFAULT.parameter_sets)
+    pairs = {(cell.optimizer, cell.settings["parameter_set"]) for cell in made}
+    assert len(made) == len({cell.id for cell in made}) == len(pairs)
+    usual = {
+        (name, one) for name in OPTIMIZERS[:12] for one in ("mlp", "many-small", "many-medium", "resnet18", "one-big")
+    }
+    special = {("Adam", "many-groups"), ("Muon", "mlp"), ("Muon", "matrices-200x64"), ("SparseAdam", "embedding")}
+    assert pairs == usual | special | {("LBFGS", "mlp")}
     assert {cell.kind for cell in made} == {"step_time"}
     json.dumps([cell.settings for cell in made])
     assert all(cell.expected_seconds > cell.settings["seconds"] for cell in made)
@@ -73,6 +80,36 @@ def test_a_cell_measures_all_contenders(optimizer):
     assert [rows["ours"][key] for key in ("ratio", "ratio_low", "ratio_high", "verdict")] == [
         best[key] for key in ("ratio", "ratio_low", "ratio_high", "verdict")
     ]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name", "tensors", "numbers"),
+    [
+        ("Muon", "mlp", 3, 64 * 128 + 128 * 128 + 128 * 10),  # its matrices alone
+        ("SparseAdam", "embedding", 1, 6_400_000),
+        ("LBFGS", "mlp", 6, elements("mlp")),
+        ("Adafactor", "mlp", 6, elements("mlp")),
+        ("Adam", "many-groups", 465, 465 * 64),
+    ],
+)
+def test_each_optimizer_is_timed_on_what_it_can_step(optimizer, name, tensors, numbers):
+    rows = by_contender(run(cell_of(optimizer, name, contenders=["ours", "loop", "foreach"])))
+    for contender in ("ours", "loop"):
+        row = rows[contender]
+        assert (row["tensors"], row["elements"]) == (tensors, numbers), row["reason"]
+        assert row["median_us"] > 0 and row["dropped_rounds"] < 1
+        assert (row["bytes_per_step"] is None) == (row["gb_per_s"] is None) == (optimizer in ("Muon", "LBFGS"))
+        assert (row["share_of_stream"] is None) == (optimizer in ("Muon", "LBFGS", "SparseAdam"))
+    if not TRAITS[optimizer].foreach:
+        assert (rows["foreach"]["status"], rows["foreach"]["reason"]) == (
+            "skipped",
+            f"torch has no foreach {optimizer}",
+        )
+
+
+def test_whoever_names_a_set_is_told_why_an_optimizer_cannot_step_it():
+    outcome = run(cell_of("Muon", "one-big"))
+    assert (outcome.status, outcome.reason) == (Status.SKIPPED, unsuitable("Muon", "one-big")) and not outcome.rows
 
 
 def test_what_cannot_run_is_a_row_that_says_why(monkeypatch):
@@ -137,19 +174,32 @@ def test_failures_are_told_apart():
 
 
 def test_traffic_is_that_of_the_published_table():
-    per_parameter = {name: stream.bytes_per_step(name, 1, 4) for name in OPTIMIZERS}
+    vector, matrix = [torch.zeros(1)], [torch.zeros(300, 200)]
+    per_parameter = {name: stream.bytes_per_step(name, vector) for name in OPTIMIZERS}
     assert [name for name, moved in per_parameter.items() if moved == 20] == ["SGD", "Adagrad", "ASGD"]
-    assert all(moved in (20, 28) for moved in per_parameter.values())
+    assert [name for name, moved in per_parameter.items() if moved is None] == ["Muon", "LBFGS"]
+    assert per_parameter["Adafactor"] == 32
+    assert {per_parameter[name] for name in OPTIMIZERS} == {20, 28, 32, None}
+    # Adafactor reads a matrix's gradient three times and the parameter twice, and writes that once: 24 bytes
+    assert stream.bytes_per_step("Adafactor", matrix) == 24 * 60_000 + 8 * (300 + 200)
+    assert stream.bytes_per_step("Adafactor", [torch.zeros(2, 5, 3, 4)]) == 24 * 120 + 8 * (2 * 5 * 3 + 2 * 5 * 4)
+
+
+def test_traffic_of_a_sparse_gradient_is_that_of_its_rows():
+    params = make("embedding", sparse_rows=10)
+    assert stream.bytes_per_step("SparseAdam", params) == 10 * 64 * 28 + 10 * 8
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_traffic_counts_the_state_that_there_is(optimizer):
-    params = [torch.zeros(5, requires_grad=True)]
-    params[0].grad = torch.ones(5)
-    built = contenders.build("loop", optimizer, params, **contenders.TIMING_OPTIONS[optimizer])
-    built.step()
+    shape = (5, 1) if optimizer == "Muon" else (5,)
+    params = [torch.zeros(shape, requires_grad=True)]
+    params[0].grad = torch.ones(shape).to_sparse(1) if optimizer == "SparseAdam" else torch.ones(shape)
+    built = contenders.build("loop", optimizer, params, **TRAITS[optimizer].timed_with)
+    built.step(*([lambda: params[0].detach().sum()] if optimizer == "LBFGS" else []))
     full_size = [name for name, value in built.state[params[0]].items() if getattr(value, "numel", int)() == 5]
-    assert stream.tensors_kept(optimizer) == 1 + len(full_size)
+    pairs = 2 * built.defaults["history_size"] + 2 if optimizer == "LBFGS" else 0  # a vector to move and one to come
+    assert stream.tensors_kept(optimizer) == 1 + len(full_size) + pairs
 
 
 @pytest.mark.slow
@@ -182,7 +232,7 @@ def test_rows_of_cuda_have_its_three_times(monkeypatch):
     entrants = {
         name: step_time.Entrant(step_time.Arm(name, lambda: None), 0.1, peak_memory_mib=3.0) for name in timing.names
     }
-    ours, loop = step_time._rows(cell, [100, 28], entrants, {}, timing)
+    ours, loop = step_time._rows(cell, Size(2, 128, 3584), entrants, {}, timing)
     assert (loop["ratio"], loop["verdict"], loop["host_us"], loop["device_us"]) == (pytest.approx(4.0), "faster", 39, 8)
     assert (ours["end_to_end_us"], ours["peak_memory_mib"], ours["device_name"]) == (10, 3.0, "some GPU")
     assert ours["dropped_rounds"] == pytest.approx(1 / 6)
@@ -191,7 +241,7 @@ def test_rows_of_cuda_have_its_three_times(monkeypatch):
 def test_too_few_rounds_give_times_but_no_interval():
     timing = Timing(("ours", "loop"), ("end_to_end",), {"ours": 1, "loop": 1}, np.full((4, 2, 1), 10e3), rounds=9)
     entrants = {name: step_time.Entrant(step_time.Arm(name, lambda: None), 0.1, None) for name in timing.names}
-    _, loop = step_time._rows(cell_of("Adam", contenders=["ours", "loop"]), [128], entrants, {}, timing)
+    _, loop = step_time._rows(cell_of("Adam", contenders=["ours", "loop"]), Size(1, 128, 3584), entrants, {}, timing)
     assert (loop["median_us"], loop["ratio"], loop["ratio_low"], loop["ratio_high"]) == (10, 1, None, None)
     assert (loop["verdict"], loop["status"]) == ("inconclusive", "inconclusive")
     assert loop["reason"] == "4 undisturbed rounds are too few for an interval, which takes 5"
@@ -200,7 +250,7 @@ def test_too_few_rounds_give_times_but_no_interval():
 def test_ours_with_nothing_to_compare_says_so():
     timing = Timing(("ours",), ("end_to_end",), {"ours": 1}, np.full((9, 1, 1), 10e3), rounds=9)
     entrants = {"ours": step_time.Entrant(step_time.Arm("ours", lambda: None), 0.1, None)}
-    (ours,) = step_time._rows(cell_of("Adam", contenders=["ours"]), [128], entrants, {}, timing)
+    (ours,) = step_time._rows(cell_of("Adam", contenders=["ours"]), Size(1, 128, 3584), entrants, {}, timing)
     assert (ours["median_us"], ours["ratio"], ours["status"]) == (10, None, "inconclusive")
     assert ours["reason"] == "no mode of torch was timed beside it, so there is no ratio"
 
@@ -210,5 +260,5 @@ def test_a_wide_interval_says_that_it_is_wide():
     times[::2, 1] = 20e3
     timing = Timing(("ours", "loop"), ("end_to_end",), {"ours": 1, "loop": 1}, times, rounds=40)
     entrants = {name: step_time.Entrant(step_time.Arm(name, lambda: None), 0.1, None) for name in timing.names}
-    _, loop = step_time._rows(cell_of("Adam", contenders=["ours", "loop"]), [128], entrants, {}, timing)
+    _, loop = step_time._rows(cell_of("Adam", contenders=["ours", "loop"]), Size(1, 128, 3584), entrants, {}, timing)
     assert loop["status"] == "inconclusive" and "wider than 5 %" in loop["reason"]

@@ -230,7 +230,8 @@ def test_cells_name_their_work_and_run_gives_the_rows():
     (fused,) = [row for row in outcome.rows if row["contender"] == "fused"]
     assert fused["status"] == Status.SKIPPED and fused["reason"] == "torch has no fused Rprop on cpu"
     keys = {
-        "optimizer", "options", "contender", "device", "dtype", "steps", "elements", "max_difference", "mean_ulp",
-        "max_ulp", "loop_mean_ulp", "loop_max_ulp", "tolerance", "worst", "status", "reason",
+        "optimizer", "options", "contender", "device", "dtype", "steps", "elements", "max_difference",
+        "update_distance", "mean_ulp", "max_ulp", "loop_mean_ulp", "loop_max_ulp", "tolerance", "worst", "status",
+        "reason",
     }  # fmt: skip
     assert all(set(row) == keys for row in outcome.rows)
