@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -72,16 +73,25 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
 
         `closure` clears the gradients, computes the loss, calls `backward` and returns the loss.
         """
-        if len(self.param_groups) != 1:
-            raise AssertionError(f"Expected exactly one param_group, but got {len(self.param_groups)}")
-        group = self.param_groups[0]
-        if group["line_search_fn"] not in (None, "strong_wolfe"):
-            raise RuntimeError("only 'strong_wolfe' is supported")
-        groups.check_finite(type(self), group, 0)
-        with torch.no_grad():
-            if group["line_search_fn"] and strong_wolfe is None:
-                return inspect.unwrap(torch.optim.LBFGS.step)(self, closure)
-            return _Minimization(self.state[group["params"][0]], group, closure).run()
+        if torch.compiler.is_compiling():
+            return _uncompiled_step(self, closure)  # raw pointers are nothing to trace
+        return _step(self, closure)
+
+
+def _step(self: LBFGS, closure: Callable[[], Any]) -> Any:
+    if len(self.param_groups) != 1:
+        raise AssertionError(f"Expected exactly one param_group, but got {len(self.param_groups)}")
+    group = self.param_groups[0]
+    if group["line_search_fn"] not in (None, "strong_wolfe"):
+        raise RuntimeError("only 'strong_wolfe' is supported")
+    groups.check_finite(type(self), group, 0)
+    with torch.no_grad():
+        if group["line_search_fn"] and strong_wolfe is None:
+            return inspect.unwrap(torch.optim.LBFGS.step)(self, closure)
+        return _Minimization(self.state[group["params"][0]], group, closure).run()
+
+
+_uncompiled_step = torch._disable_dynamo(_step)
 
 
 class _Minimization:
@@ -91,7 +101,7 @@ class _Minimization:
         self.state, self.group, self.closure, self.params = state, group, closure, group["params"]
         self.targets = [torch.view_as_real(p) if p.is_complex() else p for p in self.params]
         self.sizes = [target.numel() for target in self.targets]
-        self.kept: dict[str, Any] = {}  # what the last complete iteration leaves for the next
+        self.described: tuple = ()  # of the gradient
 
     def run(self) -> Any:
         """Iterates until one of the limits is reached; returns the loss as the closure gave it at first."""
@@ -105,13 +115,18 @@ class _Minimization:
         try:
             self._iterate(loss, gradient)
         finally:
-            self._save()
+            self._finish()
         return first_loss
 
     def _evaluate(self) -> tuple[Any, Tensor]:
         with torch.enable_grad():
             loss = self.closure()
-        return loss, torch.cat([_flat_gradient(p) for p in self.params])
+        gradient = torch.cat([_flat_gradient(p) for p in self.params])
+        described = type(gradient), gradient.shape, gradient.dtype, gradient.device
+        if described != (self.described or described):
+            raise RuntimeError("the closure changed the shape, dtype or device of a parameter; do that between steps")
+        self.described = described
+        return loss, gradient
 
     def _iterate(self, loss: float, gradient: Tensor) -> None:
         group, state = self.group, self.state
@@ -120,7 +135,7 @@ class _Minimization:
         d: Any = state.get("d")
         t: Any = state.get("t")
         previous: Any = state.get("prev_flat_grad")
-        fresh = state["n_iter"] == 0 or d is None
+        fresh = state["n_iter"] == 0 or d is None or previous is None
         pairs = history(group["history_size"], gradient, None if fresh else state)
         iterations, evaluations = 0, 1
         while iterations < max_iter:
@@ -198,24 +213,22 @@ class _Minimization:
             target.add_(part, alpha=length)
 
     def _keep(self, d: Tensor, t: Any, pairs: History, gradient: Tensor, loss: float) -> None:
-        """Notes that an iteration is complete, and what it leaves."""
+        """Puts what a complete iteration leaves for the next into the state."""
         self.state["n_iter"] += 1
-        self.kept = {"d": d, "t": t, **pairs.saved(), "prev_flat_grad": gradient, "prev_loss": loss}
+        self.state.update(d=d, t=t, **pairs.saved(), prev_flat_grad=gradient, prev_loss=loss)
 
-    def _save(self) -> None:
-        """Puts what the last complete iteration left into the state, numbers as the tensors that torch has there."""
-        if not self.kept:
-            return
-        like = self.kept["prev_flat_grad"]
+    def _finish(self) -> None:
+        """Turns the numbers in the state into the tensors that torch has there."""
+        state = self.state
+        like: Any = state.get("prev_flat_grad")
         for key in ("ro", "al"):
-            values = self.kept.get(key, [])
-            if values and not isinstance(values[0], Tensor):
-                self.kept[key] = list(torch.tensor(values, dtype=like.dtype).unbind())
-        if isinstance(self.kept["H_diag"], float):
-            self.kept["H_diag"] = like.new_tensor(self.kept["H_diag"])
-        if "al" in self.kept:  # torch has a place for each pair there may be
-            self.kept["al"] += [None] * (int(self.group["history_size"]) - len(self.kept["al"]))
-        self.state.update(self.kept)
+            if any(isinstance(value, float) for value in state.get(key) or ()):
+                state[key] = list(torch.tensor(state[key], dtype=like.dtype).unbind())
+        if isinstance(state.get("H_diag"), float):
+            state["H_diag"] = like.new_tensor(state["H_diag"])
+        missing = self.group["history_size"] - len(state.get("al", ()))
+        if "al" in state and 0 < missing < math.inf:  # torch has a place for each pair there may be
+            state["al"] = [*state["al"], *[None] * int(missing)]
 
 
 def _flat_gradient(p: Tensor) -> Tensor:

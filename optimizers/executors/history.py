@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import generate, kernels, threads
+from .tensors import refusal
 
 #: a pair with less curvature than this is left out, as in torch
 CURVATURE = 1e-10
@@ -47,7 +48,8 @@ class History:
         self.diagonal = diagonal
 
     def _last(self, items: list[Any]) -> list[Any]:
-        return items[max(len(items) - int(self.size), 0) :]
+        more = len(items) - self.size
+        return items[int(more) :] if more > 0 else items
 
     def direction(self, gradient: Tensor) -> tuple[Tensor, Any]:
         """Minus the gradient times the approximate inverse Hessian, and its product with the gradient."""
@@ -151,8 +153,11 @@ def largest(vector: Tensor) -> float:
 
 def history(size: int, gradient: Tensor, state: Mapping[str, Any] | None = None) -> History:
     """The pairs that a state holds (None: none), for gradients like this one."""
-    vectors = [] if state is None else [*state["old_dirs"], *state["old_stps"], state["d"], state["prev_flat_grad"]]
-    if refuse(gradient.device, gradient.dtype) or not all(_fits(v, gradient) for v in vectors):
+    vectors = []
+    if state is not None:
+        vectors = [*(state["old_dirs"] or ()), *(state["old_stps"] or ()), state["d"], state["prev_flat_grad"]]
+    unfit = refuse(gradient.device, gradient.dtype) or refusal(gradient)
+    if unfit or not all(_fits(v, gradient) for v in vectors):
         return History(size, state)
     return CompiledHistory(size, gradient, state)
 

@@ -82,8 +82,8 @@ class Rows:
             for p in group["params"]:
                 if p.grad is not None:
                     optimizer.check_gradient(p, group)
-                    fresh = optimizer.lacks_state(p, group)
-                    slots = [] if fresh else [optimizer.state[p][name] for name in self.algorithm.slots]
+                    state = {} if optimizer.lacks_state(p, group) else optimizer.state[p]
+                    slots = [state[name] for name in self.algorithm.slots if state]
                     items.append(Item(p, group, index, p.grad, slots))
         self._give_reasons(items)
         return items
@@ -264,7 +264,7 @@ def _locate_rows(item: Item, offsets: int, table: int, mask: int) -> None:
     if answer == compiled.module.REPEATED:
         item.gradient = g.coalesce()
         return _locate_rows(item, offsets, table, -1)
-    item.values = values if values.is_contiguous() and not values.is_neg() else values.clone().contiguous()
+    item.values = values.contiguous()
     item.offsets = offsets
 
 

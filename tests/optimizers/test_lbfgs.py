@@ -1,0 +1,495 @@
+"""LBFGS agrees with torch's step for step, keeps its state, and leaves no half-done iteration behind."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import inspect
+import io
+import math
+import pickle
+
+import pytest
+import torch
+from torch.testing._internal.common_optimizers import optim_db
+
+from optimizers import LBFGS, lbfgs
+from optimizers.executors import kernels
+from optimizers.executors.history import History, history
+
+BUILDS = (LBFGS, torch.optim.LBFGS)
+WOLFE = {"line_search_fn": "strong_wolfe"}
+SHAPES = ((3, 4), (5,), ())
+PLAIN = "numba is not installed"
+NEAR = {"rtol": 1e-11, "atol": 1e-11}  # the closure's own products depend on how its memory is aligned
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Without the compiled half."""
+    monkeypatch.setattr(kernels, "_executor", lambda device: PLAIN)
+
+
+class Side:
+    """Parameters, an optimizer, and a logistic regression whose data change with `seed`."""
+
+    def __init__(self, build, shapes=SHAPES, dtype=torch.float64, layout=lambda t: t, **options):
+        generator = torch.Generator().manual_seed(0)
+        start = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+        self.params = [torch.nn.Parameter(layout(t)) for t in start]
+        self.optimizer = build(self.params, **options)
+        self.seed, self.calls, self.fails_at, self.steepness = 0, 0, None, 1.0
+
+    def loss(self):
+        x = torch.cat([(torch.view_as_real(p) if p.is_complex() else p).reshape(-1) for p in self.params])
+        generator = torch.Generator().manual_seed(self.seed)
+        rows = torch.randn(60, len(x), generator=generator, dtype=torch.float64).to(x.dtype)
+        return torch.nn.functional.softplus(-rows @ x).mean() + 0.05 * x.square().sum()
+
+    def closure(self):
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise KeyboardInterrupt
+        assert torch.is_grad_enabled()
+        self.optimizer.zero_grad()
+        loss = self.steepness * self.loss()
+        loss.backward()
+        return loss
+
+    def step(self, steps=1, new_data=False):
+        loss = None
+        for _ in range(steps):
+            loss = self.optimizer.step(self.closure)
+            self.seed += new_data
+        return loss
+
+    @property
+    def state(self):
+        return self.optimizer.state[self.params[0]]
+
+    def values(self):
+        return [p.detach().clone() for p in self.params]
+
+
+def pair(**options):
+    return [Side(build, **options) for build in BUILDS]
+
+
+def assert_same(ours, theirs, tolerance=1e-10):
+    """The same parameters, calls of the closure, and state: its keys, types, dtypes and values."""
+    near = {"rtol": tolerance, "atol": tolerance}
+    torch.testing.assert_close(ours.params, theirs.params, **near)
+    assert ours.calls == theirs.calls
+    mine, other = ours.state, theirs.state
+    assert mine.keys() == other.keys()
+    for key in mine:
+        assert type(mine[key]) is type(other[key]), key
+        a, b = (x if isinstance(x, list) else [x] for x in (mine[key], other[key]))
+        assert [type(x) for x in a] == [type(x) for x in b], key
+        for x, y in zip(a, b, strict=True):
+            if isinstance(x, torch.Tensor):
+                assert (x.dtype, x.shape) == (y.dtype, y.shape)
+                torch.testing.assert_close(x, y, **near)
+            else:
+                assert x == pytest.approx(y, rel=tolerance, abs=tolerance) if x is not None else y is None
+
+
+OPTIONS = [
+    {"lr": 0.1},
+    {"lr": 0.3, "max_iter": 1},
+    {"lr": 0.05, "max_iter": 4, "history_size": 3},
+    {"lr": 0.1, "history_size": 1, "max_eval": 7},
+    {"lr": torch.tensor(0.25, dtype=torch.float64), "max_iter": 3},
+    {"lr": torch.tensor([[0.25]], dtype=torch.float64), "max_iter": 3},
+    {"lr": 0.2, "tolerance_grad": 0.03},
+    {"lr": 0.2, "tolerance_change": 1e-3},
+    WOLFE,
+    {**WOLFE, "lr": 30.0, "max_iter": 3, "history_size": 2},
+    {**WOLFE, "lr": 1e-3, "max_eval": 5},
+    {**WOLFE, "lr": 300.0, "max_eval": 4},  # ends where it has looked before
+    {**WOLFE, "lr": torch.tensor(0.5, dtype=torch.float64), "max_iter": 3},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_free_run_agrees_with_torch_in_every_step(options):
+    ours, theirs = pair(**options)
+    assert {name for _, name, _ in ours.optimizer.executors()} == {"cpu"}
+    for _ in range(12):
+        assert ours.step().item() == pytest.approx(theirs.step().item(), rel=1e-12)
+        assert_same(ours, theirs)
+
+
+LONG = [{"lr": 0.02, "max_iter": 2}, {**WOLFE, "max_iter": 1, "max_eval": 20}]
+
+
+@pytest.mark.parametrize("options", LONG, ids=str)
+def test_a_run_of_100_steps_agrees_with_torch(options):
+    ours, theirs = pair(history_size=7, **options)
+    for side in (ours, theirs):
+        side.step(100)
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.complex128])
+@pytest.mark.parametrize("options", [{"lr": 0.1, "history_size": 4}, {**WOLFE, "max_iter": 4}], ids=str)
+def test_without_kernels_it_agrees_with_torch_too(dtype, options, plain):
+    ours, theirs = pair(dtype=dtype, **options)
+    for _ in range(3):
+        ours.step()
+        theirs.step()
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.05}.get(dtype, 1e-12)
+    assert_same(ours, theirs, tolerance)
+
+
+def test_float32_comes_as_near_to_float64_as_torch():
+    sides = [Side(LBFGS, lr=0.1), *pair(dtype=torch.float32, lr=0.1)]
+    for side in sides:
+        side.step(2)
+    exact, ours, theirs = (torch.cat([p.detach().double().reshape(-1) for p in side.params]) for side in sides)
+    assert (ours - exact).norm() <= 3 * (theirs - exact).norm() + 1e-6
+
+
+@pytest.mark.parametrize("options", [{"lr": 0.1}, WOLFE], ids=str)
+@pytest.mark.parametrize("kind", ["complex", "mixed dtypes", "missing", "sparse"])
+def test_parameters_and_gradients_of_any_kind(kind, options):
+    sides = []
+    for build in BUILDS:
+        side = Side(
+            build,
+            shapes=((3, 4), (4, 3)),
+            dtype=torch.complex128 if kind == "complex" else torch.float64,
+            max_iter=5,
+            **options,
+        )
+        if kind == "mixed dtypes":
+            side.params[0].data = side.params[0].data.float()
+        if kind == "missing":
+            side.loss = lambda side=side: (side.params[1] - 2).pow(4).sum()
+        if kind == "sparse":
+            side.loss = lambda side=side: (
+                (torch.nn.functional.embedding(torch.tensor([1, 2, 1]), side.params[0], sparse=True) - 1).pow(4).sum()
+                + side.params[1].pow(2).sum()
+            )
+        sides.append(side)
+    torch.sparse.check_sparse_tensor_invariants.disable()
+    for _ in range(3):
+        for side in sides:
+            side.step()
+    assert_same(*sides, tolerance=1e-6 if kind == "mixed dtypes" else 1e-10)
+    if kind == "missing":
+        assert torch.equal(sides[0].params[0], Side(LBFGS, shapes=((3, 4),)).params[0])
+
+
+@pytest.mark.parametrize("options", [{"lr": 0.1}, WOLFE], ids=str)
+def test_parameters_and_gradients_of_any_layout_where_torch_refuses_them(options):
+    layouts = [lambda t: t, lambda t: t.t().contiguous().t(), lambda t: t.repeat_interleave(2, 1)[:, ::2]]
+    sides = [Side(LBFGS, shapes=((3, 4), (4, 3)), layout=layout, **options) for layout in layouts]
+    for side in sides:
+        side.step(2)
+    assert sides[1].params[0].grad.stride() == (1, 3)
+    for side in sides[1:]:
+        torch.testing.assert_close(side.params, sides[0].params, rtol=1e-12, atol=1e-12)
+    refused = Side(torch.optim.LBFGS, shapes=((3, 4),), layout=layouts[1])
+    with pytest.raises(RuntimeError, match="view size is not compatible"):
+        refused.step()  # torch has mended it when this fails: compare with it
+
+
+@pytest.mark.parametrize("options", [{"lr": 0.1}, WOLFE], ids=str)
+def test_parameters_listed_twice_and_sharing_memory_move_as_under_torch(options):
+    sides = []
+    for build in BUILDS:
+        side = Side(torch.optim.SGD, shapes=((6,),), lr=0.1)
+        memory = side.params[0].detach()
+        side.params = [torch.nn.Parameter(memory[:4]), torch.nn.Parameter(memory[2:])]
+        with pytest.warns(UserWarning, match="duplicate parameters"):
+            side.optimizer = build([*side.params, side.params[0]], max_iter=3, **options)
+        sides.append(side)
+    for _ in range(2):
+        for side in sides:
+            side.step()
+    assert_same(*sides)
+
+
+@pytest.mark.parametrize("direction", ["torch to ours", "ours to torch"])
+@pytest.mark.parametrize("options", LONG, ids=str)
+def test_checkpoints_cross_in_the_middle_of_a_run_and_100_more_steps_are_equal(direction, options):
+    ours, theirs = pair(history_size=5, **options)
+    for side in (ours, theirs):
+        side.step(4)
+    source, target = (theirs, ours) if direction == "torch to ours" else (ours, theirs)
+    file = io.BytesIO()
+    torch.save(source.optimizer.state_dict(), file)
+    file.seek(0)
+    with torch.no_grad():
+        for p, q in zip(target.params, source.params, strict=True):
+            p.copy_(q)
+    target.optimizer.load_state_dict(torch.load(file, weights_only=True))
+    for side in (ours, theirs):
+        side.step(100)
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("options", [{"lr": 0.1, "max_iter": 3}, {**WOLFE, "max_iter": 2}], ids=str)
+def test_copies_go_on_alike_where_torchs_have_lost_their_parameters(options):
+    ours, theirs = pair(**options)
+    for side in (ours, theirs):
+        side.step(2)
+    broken = copy.deepcopy(theirs.optimizer)
+    with pytest.raises(AttributeError, match="_params"):
+        broken.step(lambda: torch.tensor(0.0))  # torch has mended it when this fails: compare copies with copies
+    clones = copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))
+    theirs.step(3)
+    for clone in clones:
+        clone.step(3)
+        assert_same(clone, theirs)
+
+
+def test_a_saved_state_is_not_changed_by_later_steps():
+    side = Side(LBFGS, lr=0.1, max_iter=3, history_size=4)
+    side.step(2, new_data=True)
+    saved = dict(side.state)
+    before = copy.deepcopy(saved)
+    side.step(2, new_data=True)
+    for key in ("d", "old_dirs", "old_stps", "ro", "prev_flat_grad", "al"):
+        assert saved[key] is not side.state[key]
+        torch.testing.assert_close(saved[key], before[key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("fails_at", [2, 3])
+@pytest.mark.parametrize("before", [0, 1, 4])
+@pytest.mark.parametrize("executor", ["cpu", "eager"])
+def test_a_closure_that_raises_in_the_line_search_has_not_been_called(fails_at, before, executor, monkeypatch):
+    if executor == "eager":
+        monkeypatch.setattr(kernels, "_executor", lambda device: PLAIN)
+    # so short a first length that a search looks several times
+    ours, other = (Side(LBFGS, lr=1e-3, max_iter=1, max_eval=20, history_size=2, **WOLFE) for _ in range(2))
+    ours.step(before)
+    other.step(before)
+    values, state = ours.values(), copy.deepcopy(ours.optimizer.state_dict()["state"][0] if before else {})
+    ours.fails_at = ours.calls + fails_at
+    with pytest.raises(KeyboardInterrupt):
+        ours.step()
+    assert all(map(torch.equal, ours.params, values))
+    for key in state.keys() - {"func_evals"}:
+        torch.testing.assert_close(ours.state[key], state[key], rtol=0, atol=0)
+    ours.fails_at = None
+    ours.step(3)
+    other.step(3)
+    torch.testing.assert_close(ours.params, other.params, **NEAR)
+    assert ours.state["n_iter"] == other.state["n_iter"]
+
+
+def test_a_closure_that_raises_after_whole_iterations_leaves_these():
+    ours, other = (Side(LBFGS, max_iter=n, max_eval=99, **WOLFE) for n in (6, 2))
+    other.step()
+    ours.fails_at = other.calls + 1
+    with pytest.raises(KeyboardInterrupt):
+        ours.step()
+    torch.testing.assert_close(ours.params, other.params, **NEAR)
+    assert ours.state["n_iter"] == other.state["n_iter"] == 2
+    assert ours.state["func_evals"] == other.state["func_evals"]
+    torch.testing.assert_close(ours.state["old_stps"], other.state["old_stps"], **NEAR)
+
+
+def test_without_a_line_search_a_closure_that_raises_ends_the_step_where_it_is():
+    ours, other = (Side(LBFGS, lr=0.1, max_iter=n, max_eval=99) for n in (6, 3))
+    other.step()
+    ours.fails_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        ours.step()
+    ours.fails_at = None
+    for side in (ours, other):
+        side.optimizer.param_groups[0]["max_iter"] = 2
+        side.step(3)
+    torch.testing.assert_close(ours.params, other.params, **NEAR)
+
+
+def test_an_unknown_line_search_is_refused_before_the_closure_is_called():
+    ours, theirs = pair(line_search_fn="armijo")
+    for side in (ours, theirs):
+        with pytest.raises(RuntimeError, match="only 'strong_wolfe' is supported"):
+            side.step()
+    assert ours.calls == 0 and not ours.optimizer.state
+
+
+def test_groups_and_values_that_no_step_could_use_are_refused():
+    p = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match="LBFGS doesn't support per-parameter options"):
+        LBFGS([{"params": [p]}, {"params": [torch.nn.Parameter(torch.ones(2))]}])
+    ours, _ = pair()
+    ours.optimizer.param_groups[0]["lr"] = math.nan
+    with pytest.raises(ValueError, match="lr of parameter group 0 has become nan"):
+        ours.step()
+    ours, theirs = pair()
+    for side in (ours, theirs):
+        side.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+        with pytest.raises(AssertionError, match="Expected exactly one param_group, but got 2"):
+            side.step()
+    assert ours.calls == 0
+
+
+def test_torchs_error_inputs():
+    info = next(info for info in optim_db if info.optim_cls is torch.optim.LBFGS)
+    for case in info.optim_error_inputs_func(device="cpu", dtype=torch.float32):
+        given = case.optimizer_error_input
+        if case.error_type is UserWarning:
+            with pytest.warns(UserWarning, match=case.error_regex):
+                LBFGS(given.params, **given.kwargs)
+        else:
+            with pytest.raises(case.error_type, match=case.error_regex):
+                LBFGS(given.params, **given.kwargs)
+
+
+def test_a_step_that_moves_too_little_is_the_last_however_much_the_loss_falls():
+    ours, theirs = pair(lr=1e-4, tolerance_change=1e-3, max_iter=9)
+    for side in (ours, theirs):
+        side.steepness = 1e6
+        side.step(3)
+    assert ours.calls < 3 * 9
+    assert_same(ours, theirs, 1e-9)
+
+
+def test_gradients_that_are_nan_stop_nothing_as_in_torch():
+    ours, theirs = pair(shapes=((3,),), max_iter=3, max_eval=99)
+    for side in (ours, theirs):
+        side.loss = lambda side=side: (side.params[0] * torch.tensor([1.0, math.nan, 2.0])).sum()
+        side.step()
+        assert side.state["n_iter"] == 3 and side.params[0].isnan().any()
+    torch.testing.assert_close(ours.params, theirs.params, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+def test_at_the_optimum_nothing_happens():
+    ours, theirs = pair(shapes=((3,),))
+    for side in (ours, theirs):
+        side.loss = lambda side=side: (side.params[0] * 0).sum()
+        side.step()
+    assert ours.state == theirs.state == {"func_evals": 1, "n_iter": 0}
+
+
+def test_a_history_of_none_is_a_scaled_gradient_where_torch_fails():
+    ours, theirs = pair(lr=0.1, history_size=0, max_iter=3)
+    with pytest.raises(IndexError):
+        theirs.step()  # torch has mended it when this fails: compare with it
+    first = ours.step().item()
+    assert ours.step().item() < first
+    assert ours.state["old_dirs"] == [] and ours.state["al"] == []
+
+
+def test_a_history_made_shorter_on_the_way_keeps_the_newest():
+    side = Side(LBFGS, lr=0.1, max_iter=4, history_size=5)
+    side.step(2)
+    newest = side.state["old_stps"][-1]
+    side.optimizer.param_groups[0].update(history_size=2, max_iter=1)
+    side.step()
+    assert len(side.state["old_stps"]) == len(side.state["ro"]) == 2
+    assert torch.equal(side.state["old_stps"][0], newest)
+
+
+def test_a_state_that_is_not_like_the_gradient_is_worked_on_without_kernel():
+    sides = pair(lr=0.1, max_iter=3)
+    for side in sides:
+        side.step()
+        for key in ("old_dirs", "old_stps"):
+            side.state[key] = [torch.stack([x, x], 1)[:, 0] for x in side.state[key]]
+    gradient = torch.cat([p.grad.reshape(-1) for p in sides[0].params])
+    assert type(history(100, gradient, sides[0].state)) is History
+    for side in sides:
+        side.step(2)
+    assert_same(*sides)
+
+
+def test_a_history_without_end_keeps_all():
+    side = Side(LBFGS, lr=0.1, max_iter=4, history_size=math.inf)
+    side.step(3)
+    assert len(side.state["old_stps"]) == len(side.state["al"]) == 11
+
+
+def test_a_closure_that_changes_a_parameters_dtype_is_stopped_before_memory_is_read_wrongly():
+    side = Side(LBFGS, lr=0.1, max_iter=4)
+    closure = side.closure
+
+    def changing():
+        if side.calls == 2:
+            side.params[0].data = side.params[0].data.float()
+            side.params[1].data = side.params[1].data.float()
+            side.params[2].data = side.params[2].data.float()
+        return closure()
+
+    with pytest.raises(RuntimeError, match="the closure changed the shape, dtype or device of a parameter"):
+        side.optimizer.step(changing)
+
+
+def test_fewer_vectors_are_alive_while_a_closure_runs_than_under_torch():
+    most = []
+    gc.collect()
+    gc.freeze()  # only what is new is looked at
+    for build in BUILDS:
+        side, alive = Side(build, shapes=((77,),), lr=0.1, max_iter=9, history_size=3), []
+
+        def counting(side=side, alive=alive):
+            alive.append(sum(type(x) is torch.Tensor and x.shape == (77,) for x in gc.get_objects()))
+            return side.closure()
+
+        for _ in range(2):
+            side.optimizer.step(counting)
+        most.append(max(alive) - alive[0])
+    gc.unfreeze()
+    assert most[0] < most[1]
+
+
+def test_schedulers_change_the_next_step():
+    sides = pair(lr=0.5, max_iter=2)
+    schedules = [torch.optim.lr_scheduler.ExponentialLR(side.optimizer, 0.5) for side in sides]
+    for _ in range(4):
+        for side, schedule in zip(sides, schedules, strict=True):
+            side.step()
+            schedule.step()
+    assert_same(*sides)
+
+
+def test_hooks_and_profiler_see_the_step():
+    side, seen = Side(LBFGS, max_iter=2), []
+    side.optimizer.register_step_pre_hook(lambda *_: seen.append(("pre", side.calls)))
+    side.optimizer.register_step_post_hook(lambda *_: seen.append(("post", side.calls)))
+    with torch.profiler.profile() as profile:
+        side.step()
+    assert seen == [("pre", 0), ("post", 2)]
+    assert "Optimizer.step#LBFGS.step" in {event.name for event in profile.events()}
+
+
+def test_the_signatures_are_torchs():
+    assert str(inspect.signature(LBFGS)) == str(inspect.signature(torch.optim.LBFGS))
+    assert list(inspect.signature(LBFGS.step).parameters) == ["self", "closure"]
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'closure'"):
+        Side(LBFGS).optimizer.step()
+
+
+def test_a_torch_without_its_private_line_search_searches_by_itself(monkeypatch):
+    monkeypatch.setattr(lbfgs, "strong_wolfe", None)
+    ours, theirs = pair(max_iter=3, **WOLFE)
+    ours = copy.deepcopy(ours)
+    for side in (ours, theirs):
+        side.step(3)
+    assert_same(ours, theirs, 1e-11)
+
+
+def test_executors_say_what_steps_a_parameter_and_why():
+    def chosen(*params):
+        return [entry[1:] for entry in LBFGS(params).executors()]
+
+    single, double = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    assert chosen(single) == [("cpu", "")]
+    assert chosen(single, double) == [("cpu", "")] * 2
+    half = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    assert chosen(half) == [("eager", "there is no kernel for torch.bfloat16")]
+    meta = torch.nn.Parameter(torch.ones(2, device="meta"))
+    assert chosen(meta) == [("eager", "there are kernels for cpu, not for meta")]
