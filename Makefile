@@ -1,15 +1,16 @@
 # `make bench` and `make test` set everything up by themselves, in .venv.
 # `make bench PYTHON=python3` uses the environment you are in and installs nothing.
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-all lint format report compare
+.PHONY: help bench test test-all test-poisoned soak lint format report compare
 
 VENV   := .venv/bin/python
 PYTHON ?= $(VENV)
 SETUP  := $(if $(filter $(VENV),$(PYTHON)),.venv/.installed)
 RUN    ?= results/latest
+CASES  ?= 100000
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 bench: $(SETUP)  ## verify, time and race the optimizers; ARGS="--budget smoke|default|full --device cpu|cuda ..."
 	$(PYTHON) -m bench run $(ARGS)
@@ -19,6 +20,15 @@ test: $(SETUP)  ## run the tests; ARGS="-k adam"
 
 test-all: $(SETUP)  ## run the slow tests too
 	$(PYTHON) -m pytest -m "slow or not slow" $(ARGS)
+
+# what needs many processes, or only numbers, shows nothing about memory
+UNPOISONED := parity mutants triton docstrings guard_pages threads
+
+test-poisoned: $(SETUP)  ## run the optimizers' tests with NaN in the memory that torch leaves uninitialised
+	$(PYTHON) -m pytest tests/optimizers --poison $(UNPOISONED:%=--ignore=tests/optimizers/test_%.py) $(ARGS)
+
+soak: $(SETUP)  ## step random optimizers at random beside torch's, about half an hour; CASES=100000
+	SOAK_CASES=$(CASES) $(PYTHON) -m pytest tests/optimizers/test_soak.py $(ARGS)
 
 lint: $(SETUP)  ## check style, formatting and types
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy

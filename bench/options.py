@@ -285,7 +285,7 @@ OPTION_SETS: dict[str, tuple[OptionSet, ...]] = {
         "tensors",
         _sets(
             {"beta2_decay": -0.3},
-            {"eps": (1e-2, 0.1)},
+            {"eps": (0.3, 0.1)},
             {"d": 1.5},
             {"weight_decay": 0.1},
             {"maximize": True},

@@ -29,6 +29,8 @@ NOT_COMPILED = f"compiling a step over many tensors takes minutes; compiled is t
 
 # Large sets get twice the time, because a round over 33 M elements can take a second.
 SECONDS_FACTOR = {"one-big": 2.0, "gpt2": 2.0}
+# Seconds for first steps and warm-up, where they are more than one: torch orthogonalises one small matrix at a time.
+SETTING_UP = {"one-big": 4.0, "gpt2": 4.0, "matrices-400x32": 50.0, "matrices-200x64": 4.0, "matrices-100x256": 8.0}
 # Each contender steps this many copies of a small set in turn: where one copy lies in memory is a matter of luck.
 COPIES = {"mlp": 4, "many-small": 4, "many-medium": 4}
 # From its sixth step on, RAdam with the default betas takes the branch that it stays in. L-BFGS, with 4 iterations a
@@ -56,7 +58,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
 def _cell(budget: Budget, device: str, optimizer: str, parameter_set: str, seed: int) -> Cell:
     seconds = budget.cell_seconds * SECONDS_FACTOR.get(parameter_set, 1.0)
     compiling = 40.0 if "compiled" in budget.contenders and parameter_set in COMPILED_SETS else 0.0
-    setting_up = 1.0 if parameter_set not in SECONDS_FACTOR else 4.0
+    setting_up = SETTING_UP.get(parameter_set, 1.0)
     return Cell(
         kind="step_time",
         device=device,

@@ -54,9 +54,7 @@ TENSORS: dict[tuple[str, str], TensorSet] = {
     ),
     ("elements", "big"): TensorSet(((2**20 + 3,),)),
     ("elements", "layouts"): TensorSet(IN_LAYOUTS, LAYOUTS),
-    ("rows", "awkward"): TensorSet(
-        ROWS, schedules={4: "late", 3: "paused", 7: "never", 6: "empty"}, gradients="sparse"
-    ),
+    ("rows", "awkward"): TensorSet(ROWS, schedules={4: "late", 3: "paused", 7: "never"}, gradients="sparse"),
     ("rows", "big"): TensorSet(((2**15 + 3, 32),), gradients="sparse"),
     ("rows", "layouts"): TensorSet(((7, 33), (33, 7), (40,)), ("transposed", "", "strided"), gradients="sparse"),
     ("tensors", "awkward"): TensorSet(FACTORED, schedules={2: "late", 9: "late", 7: "paused", 3: "never"}, apart=True),
@@ -167,16 +165,13 @@ def make_workload(option_set: OptionSet, dtype: str, steps: int, seed: int) -> W
 def touched(shapes: tuple[Shape, ...], buckets: list[Bucket], steps: int, random: np.random.Generator) -> NDArray:
     """Which elements sparse gradients hold, one row a step: some of the rows of each tensor, all of them in the first.
 
-    Tensors of the schedule "empty" have a gradient that holds nothing, except in the second step.
+    Of a tensor with one row that is often none.
     """
     parts = []
     for bucket in buckets:
         for shape in shapes[bucket.tensors.start : bucket.tensors.stop]:
             rows = random.random((steps, shape[0])) < TOUCHED
             rows[0] = True
-            if bucket.schedule == "empty":
-                rows[:] = False
-                rows[1:2] = True
             parts.append(np.repeat(rows, math.prod(shape[1:]), axis=1))
     return np.concatenate(parts, axis=1)
 

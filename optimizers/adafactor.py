@@ -71,8 +71,8 @@ class Adafactor(Optimizer, torch.optim.Adafactor):
         ...     optimizer.step()
         ...     print(round(loss.item(), 1))
         6.2
-        1.8
-        0.5
+        2.2
+        1.2
     """
 
     algorithm = FactoredAlgorithm(

@@ -87,8 +87,8 @@ class Muon(Optimizer, torch.optim.Muon):
         ...     optimizer.step()
         ...     print(round(loss.item(), 1))
         6.2
-        3.1
-        1.1
+        3.6
+        2.0
     """
 
     algorithm = MatrixAlgorithm(

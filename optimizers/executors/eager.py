@@ -25,12 +25,16 @@ def coefficients(
     """
     hyper = algorithm.hyper_values(group)
     if traced:
-        values: dict[str, Any] = {name: s.clone() for name, s in zip(algorithm.scalars, scalars, strict=True)}
-        stored: Callable = lambda x: x  # noqa: E731
+        double = all(s.device.type in _DOUBLE for s in scalars)
+        wide = [s.to(torch.float64 if double else s.dtype, copy=True) for s in scalars]
+        values: dict[str, Any] = dict(zip(algorithm.scalars, wide, strict=True))
+        kind = scalars[-1].dtype if scalars else torch.float32
+        stored: Callable = lambda x: x.to(kind).to(x.dtype) if isinstance(x, Tensor) else x  # noqa: E731
     else:
         values = {name: s.item() for name, s in zip(algorithm.scalars, scalars, strict=True)}
         hyper = [x.item() if isinstance(x, Tensor) else x for x in hyper]
-        single = bool(scalars) and scalars[0].dtype == torch.float32
+        # the first is the step; a checkpoint that torch reloaded may have cast the others
+        single = bool(scalars) and scalars[-1].dtype == torch.float32
         stored = (lambda x: float(np.float32(x))) if single else float
     values |= dict(zip(algorithm.hyper, hyper, strict=True))
     values |= {"direction": direction, "first": float(first), "stored": stored}
@@ -52,8 +56,13 @@ def step(
     """Steps one parameter in place. `track`: autograd follows, and so nothing it saved may be overwritten."""
     if g.is_sparse:
         return _step_sparse(algorithm, p, g, slots, coefs, group, track)
+    if p.is_complex() and p.is_conj():
+        whole = p.resolve_conj()
+        step(algorithm, whole, g, slots, coefs, group, track)
+        p.copy_(whole)
+        return None
     if p.is_complex():
-        p, g = torch.view_as_real(p), torch.view_as_real(g)
+        p, g = torch.view_as_real(p), torch.view_as_real(g.resolve_conj())
         slots = [s if s is None else torch.view_as_real(s) for s in slots]
     work = _WORK.get(p.dtype, p.dtype)
     if p.device.type not in _DOUBLE and p.dtype == torch.float32:
@@ -96,6 +105,8 @@ def _factored(algorithm: FactoredAlgorithm, inputs: list[Any], coefs: list[Any],
 
 def _step_sparse(algorithm: Algorithm, p: Tensor, g: Tensor, slots, coefs, group, track: bool) -> None:
     """Gathers the rows that have a gradient, steps them, scatters them back."""
+    if not g.sparse_dim():
+        return step(algorithm, p, g.to_dense(), slots, coefs, group, track)
     g = g.coalesce()
     at = tuple(g.indices())
     rows = [x if x is None else x[at] for x in (p, *slots)]

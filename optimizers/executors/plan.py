@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from ..algorithm import ITEMS, Algorithm
 from ..groups import check_finite
 from . import eager, kernels
 from .generate import FIRST, GROUP, NUMEL, ROW_HEAD
-from .tensors import overlapping, refusal, refusal_of_shape
+from .tensors import impossible, overlapping, refusal, refusal_of_shape
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
@@ -66,15 +67,16 @@ def choose(optimizer: Optimizer) -> tuple[list[Row], list[Tensor]]:
     for index, group in enumerate(optimizer.param_groups):
         mode = optimizer.mode_reason(group)
         for p in group["params"]:
-            fresh = optimizer.lacks_state(p, group)
-            if p.grad is None and fresh:
+            if p.grad is None and (is_lazy(p) or optimizer.lacks_state(p, group)):
                 dormant.append(p)
                 continue
             if p.grad is not None:
                 optimizer.check_gradient(p, group)
+            fresh = optimizer.lacks_state(p, group)
             slots, scalars = ([], []) if fresh else optimizer.states(p, group)
             row = Row(p, index, mode, slots, scalars, fresh)
             row.reason = mode or refuse(row, optimizer.algorithm)
+            insist_on_possible(row)
             rows.append(row)
     keep_apart(rows)
     return rows, dormant
@@ -84,6 +86,12 @@ def keep_apart(rows: list[Row]) -> None:
     """Sends rows that share memory with another to the eager executor, which takes them one after the other."""
     for i in overlapping((i, row.written) for i, row in enumerate(rows)):
         rows[i].reason = rows[i].reason or SHARED
+
+
+def insist_on_possible(row: Row) -> None:
+    """Raises, before anything changes, for a row that plain torch could not step either."""
+    if row.reason and row.p.grad is not None and (reason := impossible(row.p, row.p.grad)):
+        raise RuntimeError(f"cannot step a parameter of shape {tuple(row.p.shape)} in group {row.group}: {reason}")
 
 
 def refuse(row: Row, algorithm: Algorithm) -> str:
@@ -282,6 +290,7 @@ class Plan:
     def _stays(self, optimizer: Optimizer, row: Row) -> bool:
         """Whether a row that no kernel stepped last time still has none."""
         optimizer.check_gradient(row.p, self.groups[row.group])
+        insist_on_possible(row)
         permanent = row.reason == SHARED or self.modes[row.group] or "could not be made" in row.reason
         return bool(permanent or refuse(row, self.algorithm))
 

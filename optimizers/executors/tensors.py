@@ -38,6 +38,26 @@ def refusal(t: Tensor, like: Tensor | None = None) -> str:
     return ""
 
 
+def impossible(p: Tensor, g: Tensor) -> str:
+    """Why nothing can step this parameter with this gradient, or an empty string."""
+    if g.shape != p.shape:
+        return f"the gradient has shape {tuple(g.shape)}, the parameter {tuple(p.shape)}"
+    if not (p.is_floating_point() or p.is_complex()) or (p.is_floating_point() and p.element_size() == 1):
+        return f"there is no arithmetic for parameters of {p.dtype}"
+    if g.is_complex() and not p.is_complex():
+        return f"the gradient is {g.dtype}, the parameter {p.dtype}"
+    if type(p) not in PLAIN_TYPES:
+        return ""
+    if p.is_inference() and not torch.is_inference_mode_enabled():
+        return "Inplace update to inference tensor outside InferenceMode is not allowed"
+    if p.layout is torch.strided and p.device.type in ("cpu", "cuda"):
+        if p.numel() and p.data_ptr() == 0:
+            return "the parameter has no memory"
+        if torch._debug_has_internal_overlap(p) == 1:
+            return f"the parameter has several elements in one place (strides {p.stride()}); clone it first"
+    return ""
+
+
 def refusal_of_shape(t: Tensor, like: Tensor, shape: Sequence[int]) -> str:
     """Why a kernel may not read this tensor as one of that shape, or an empty string: it must be contiguous."""
     if reason := refusal(t):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from bench import page
 from bench.charts import CHARTS, render
 from bench.contenders import OPTIMIZERS
 from tests.bench.example_tables import example_tables
@@ -44,6 +45,8 @@ def test_who_does_not_race_is_in_no_chart_of_the_races():
     assert set(tables["functions"]["optimizer"]) == {"Adam", "Muon", "SparseAdam", "LBFGS"}
     for name in ("loss_curves", "sensitivity", "trajectories", "seconds"):
         assert set(CHARTS[name].table(tables)["optimizer"]) == {"Adam", "LBFGS"}, name
+    for table in (page.functions(tables), page.networks(tables)):
+        assert set(table["optimizer"]) == {"Adam", "LBFGS"}
 
 
 def test_losses_are_shown_against_gradients_and_not_steps():

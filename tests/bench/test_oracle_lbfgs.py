@@ -23,7 +23,16 @@ def closure(x):
     return float(0.5 * CURVATURE @ (x - 1) ** 2 + 0.25 * (apart**4).sum()), gradient
 
 
-def after(steps, **options):
+def rosenbrock(x):
+    """Curved enough that a line search has something to search."""
+    a, b = x[1:] - x[:-1] ** 2, 1 - x[:-1]
+    gradient = np.zeros_like(x)
+    gradient[1:] += 200 * a
+    gradient[:-1] -= 400 * a * x[:-1] + 2 * b
+    return float((100 * a * a + b * b).sum()), gradient
+
+
+def after(steps, closure=closure, **options):
     memory, x = Memory(), np.linspace(-1, 3, 12)
     for _ in range(steps):
         x = step(x, closure, memory, {**OPTIONS, **options})
@@ -75,19 +84,29 @@ def test_the_cubic_finds_the_minimum_of_a_cubic_and_stays_inside_its_bounds():
     assert cubic(Trial(0, 0, np.zeros(1), 1.0), Trial(1, 9, np.zeros(1), 30.0), (0.0, 1.0)) == 0.5  # no minimum
 
 
-@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
+SEARCHED = [{"lr": lr, "max_iter": 3, "max_eval": 40} for lr in (1.0, 7.0, 300.0, 0.02, 1e-4)]
+
+
 @pytest.mark.parametrize(
-    "options", [{"max_iter": 20}, {"max_iter": 5, "history_size": 3, "lr": 0.6}, {"max_iter": 4, "max_eval": 2}]
+    ("closure", "line_search", "options"),
+    [
+        *((closure, None, options) for options in ({"max_iter": 20}, {"max_iter": 4, "max_eval": 2})),
+        *((closure, "strong_wolfe", options) for options in SEARCHED),
+        # with shorter guesses than these, rounding decides whether the first cubic has a minimum
+        *((rosenbrock, "strong_wolfe", options) for options in SEARCHED[:3]),
+        (closure, "strong_wolfe", {"max_iter": 5, "history_size": 3, "lr": 0.6}),
+        (closure, None, {"max_iter": 5, "history_size": 3, "lr": 0.6}),
+    ],
 )
-def test_it_takes_as_many_iterations_and_evaluations_as_torch(line_search, options):
-    memory, x = after(3, line_search_fn=line_search, **{"max_eval": options["max_iter"] * 5 // 4, **options})
+def test_it_takes_the_iterations_and_evaluations_that_torch_takes(closure, line_search, options):
+    memory, x = after(3, closure, line_search_fn=line_search, **{"max_eval": options["max_iter"] * 5 // 4, **options})
     point = torch.linspace(-1, 3, 12, dtype=torch.float64)
     optimizer = torch.optim.LBFGS([point], line_search_fn=line_search, **options)
 
     def evaluate():
         value, gradient = closure(point.numpy().copy())
         point.grad = torch.from_numpy(gradient)
-        return torch.tensor(value)
+        return torch.tensor(value, dtype=torch.float64)
 
     for _ in range(3):
         optimizer.step(evaluate)

@@ -35,6 +35,14 @@ def test_adafactor_clips_the_update_and_bounds_both_sizes_from_below():
     assert p - new == pytest.approx([0.5 * 0.1 * update / max(1.0, update / np.sqrt(2)), 0.0])
 
 
+def test_the_first_epsilon_bounds_the_mean_of_the_rows_too():
+    g = np.array([[0.5, 0.5], [0.7, 0.7]])
+    new, _ = adafactor(np.ones((2, 2)), g, {}, {**ADAFACTOR, "eps": (0.4, 1e-3), "d": 10.0})
+    rows = g[:, :1] ** 2
+    v = rows * rows.mean() / 0.4  # both columns have the mean of the rows, which is 0.37
+    assert 1 - new == pytest.approx(0.5 * g / np.maximum(np.sqrt(v), 0.4), rel=1e-14)
+
+
 @pytest.mark.parametrize(("dtype", "eps"), [("float32", 2.0**-23), ("bfloat16", 2.0**-7), ("float16", 2.0**-10)])
 def test_the_first_epsilon_is_that_of_the_parameters_own_dtype(dtype, eps):
     g = np.full(4, eps / 8)  # the root of the moment is below the bound
