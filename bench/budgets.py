@@ -49,7 +49,7 @@ SMOKE = Budget(
 DEFAULT = Budget(
     name="default",
     verify_dtypes=("float32", "float64", "bfloat16", "float16"),
-    verify_steps=16,
+    verify_steps=12,
     verify_all_options=True,
     verify_low_precision=False,
     contenders=("ours", "loop", "foreach", "fused"),
@@ -57,7 +57,7 @@ DEFAULT = Budget(
         *("mlp", "many-small", "many-medium", "resnet18", "one-big"),
         *("many-groups", "matrices-200x64", "embedding"),
     ),
-    cell_seconds=0.5,
+    cell_seconds=0.35,
     function_names=None,
     function_steps=500,
     function_learning_rates=7,

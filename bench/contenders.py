@@ -34,6 +34,7 @@ class Traits:
     fused: bool = False  # the same
     eager: Mapping[str, Any] | None = field(default_factory=lambda: {"foreach": False})  # makes ours plain torch
     kernels: tuple[str, ...] = ("cpu", "cuda")  # where ours has kernels; elsewhere ours is plain torch
+    half_kernels: bool = True  # they take bfloat16 and float16 too
     timed_with: Mapping[str, Any] = field(default_factory=dict)  # beside its defaults
 
 
@@ -49,11 +50,18 @@ TRAITS: dict[str, Traits] = {
     "RMSprop": Traits(timed_with={"momentum": 0.9}),
     "Rprop": Traits(),
     "ASGD": Traits(),
-    "Adafactor": Traits(kernels=("cpu",)),
+    "Adafactor": Traits(kernels=("cpu",), half_kernels=False),
     "Muon": Traits(Takes.MATRICES, foreach=False, eager={"fused": False}),
     "SparseAdam": Traits(Takes.SPARSE, foreach=False, eager=None, kernels=("cpu",)),
     # Timed with an lr so small that it does not arrive meanwhile: then there would be nothing left to do.
-    "LBFGS": Traits(Takes.CLOSURE, foreach=False, eager=None, kernels=("cpu",), timed_with={"lr": 1e-3, "max_iter": 4}),
+    "LBFGS": Traits(
+        Takes.CLOSURE,
+        foreach=False,
+        eager=None,
+        kernels=("cpu",),
+        half_kernels=False,
+        timed_with={"lr": 1e-3, "max_iter": 4},
+    ),
 }
 OPTIMIZERS = tuple(TRAITS)
 

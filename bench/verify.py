@@ -143,6 +143,8 @@ def verify(
     steps = steps_of(option_set, dtype, steps)
     if not steps:
         return []
+    if dtype in LOW_PRECISION and not TRAITS[optimizer].half_kernels:
+        builds = {name: build for name, build in builds.items() if name != device}
     workload = make_workload(option_set, dtype, steps, seed)
     aligned = dtype != "float64" and not constant
     closure = option_set.sees == "everything"

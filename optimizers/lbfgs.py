@@ -131,7 +131,7 @@ class _Minimization:
     def _iterate(self, loss: float, gradient: Tensor) -> None:
         group, state = self.group, self.state
         lr, max_iter, max_eval = group["lr"], group["max_iter"], group["max_eval"]
-        lr = lr.squeeze() if isinstance(lr, Tensor) else lr
+        lr = lr.detach().squeeze().clone() if isinstance(lr, Tensor) else lr  # a schedule may fill it, `t` must stay
         d: Any = state.get("d")
         t: Any = state.get("t")
         previous: Any = state.get("prev_flat_grad")

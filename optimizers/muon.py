@@ -43,7 +43,9 @@ def orthogonalize(batch: Tensor, coefficients: Sequence[float], steps: int, eps:
         x = x.mT
     for _ in range(steps):
         gram = torch.bmm(x, x.mT)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        # torch 2.13 forgets an alpha of 0 in bfloat16
+        inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else gram * b
+        x = torch.baddbmm(x, inner, x, beta=a)
     return x.mT if tall else x
 
 

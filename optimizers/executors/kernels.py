@@ -41,6 +41,8 @@ def unsupported(p: Tensor, algorithm: Algorithm) -> str:
         return f"there are kernels for {' and '.join(algorithm.kernels)}, not for {p.device.type}"
     if p.dtype not in DTYPES:
         return f"there is no kernel for {p.dtype}"
+    if isinstance(algorithm, FactoredAlgorithm) and p.dtype in _HALF:
+        return f"its second moment would be rounded to {p.dtype} before it is used"
     if isinstance(algorithm, FactoredAlgorithm | MatrixAlgorithm) and not p.is_contiguous():
         return f"its rows are not one after the other: its strides are {p.stride()}"
     module = _executor(p.device.type)

@@ -67,7 +67,8 @@ def test_a_step_in_lower_precision_rounds_the_float64_step_once_or_nearly(dtype)
     """One step from state 0. The factored estimate is worked in float32 and stored in `dtype`: two roundings, and a
     square root that halves them, make the update; 4 units in the last place of the larger of parameter and 1."""
     eps = (1e-3, 1e-3)
-    mine = steps(optimizers.Adafactor, SHAPES + LARGE, n=1, dtype=dtype, fused=True, lr=0.1, eps=eps)[0]
+    fused = None if dtype == torch.float32 else False  # half types are plain torch
+    mine = steps(optimizers.Adafactor, SHAPES + LARGE, n=1, dtype=dtype, fused=fused, lr=0.1, eps=eps)[0]
     exact = steps(optimizers.Adafactor, SHAPES + LARGE, n=0, dtype=dtype)[0]
     exact = [torch.nn.Parameter(p.detach().double()) for p in exact]
     generator = torch.Generator().manual_seed(0)
@@ -108,7 +109,7 @@ def test_every_parameter_has_the_epsilon_of_its_own_dtype_where_torch_takes_the_
         return p.detach()
 
     expected = alone(loop)
-    for fused in (True, False):
+    for fused in (None, False):
         assert torch.allclose(updates(optimizers.Adafactor, fused=fused), expected, rtol=1e-6)
     assert not torch.allclose(updates(loop), expected), "torch has mended T9: compare with it again"
 

@@ -5,9 +5,9 @@ import functools
 import pytest
 
 from bench.cell import Status
-from bench.contenders import OPTIMIZERS
+from bench.contenders import OPTIMIZERS, TRAITS
 from bench.options import OPTION_SETS
-from bench.verify import contenders, installed_kernel, verify
+from bench.verify import LOW_PRECISION, contenders, installed_kernel, verify
 
 STEPS = 20
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -17,6 +17,8 @@ TABLE = [
     for options in OPTION_SETS[name]
     for dtype in DTYPES
     for executor in ("eager", "cpu")
+    if executor in contenders(name, "cpu")
+    if executor == "eager" or dtype not in LOW_PRECISION or TRAITS[name].half_kernels
     if dtype == "float32" or options.tensors != "big"
     if dtype in ("float32", "float64") or options.gradients == "random"
 ]

@@ -146,8 +146,9 @@ class Before:
             for key in tolerances.keys() & {"p", "momentum_buffer"}:
                 tolerances[key] = tolerances[key] + 2**10 * smallest / eps
         if self.group.get("centered"):  # where the variance is a difference that rounding decides
-            for key, value in centered(self, little).items():
-                tolerances[key] = tolerances.get(key, 0.0) + (value - centered(self)[key]).abs()
+            exact = centered(self)
+            for key, value in [*centered(self, little).items(), *centered(self, -little).items()]:
+                tolerances[key] = tolerances.get(key, 0.0) + (value - exact[key]).abs()
         return tolerances
 
 
