@@ -113,7 +113,8 @@ def test_kernels_stay_within_their_tensors():
 for edge in ("before", "behind"):
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         for name in {SWEPT!r}:
-            sweep(name, dtype, edge, list(SIZES))
+            if name != "Adafactor" or dtype.itemsize > 2:  # that is plain torch
+                sweep(name, dtype, edge, list(SIZES))
     torch.set_num_threads(2)
     for size in (65_537, 200_003):
         sweep("Adam", torch.float32, edge, [size, 3])
