@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -70,6 +70,12 @@ class Algorithm:
     slots: Mapping[str, Slot]
     sparse: Callable[[Mapping[str, Any]], bool] | None = None
 
+    #: the types of device there are kernels for, whether they take half precision, and whether they see rows of a
+    #: matrix, which then have to lie one after the other
+    kernels: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    half_kernels: ClassVar[bool] = True
+    by_rows: ClassVar[bool] = False
+
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """The arguments of `coefficients`, in order."""
@@ -94,11 +100,6 @@ class Algorithm:
         values = [group[ITEMS[name][0]][ITEMS[name][1]] if name in ITEMS else group[name] for name in self.hyper]
         return [math.nan if value is None else value for value in values]
 
-    @property
-    def kernels(self) -> tuple[str, ...]:
-        """The types of device there are kernels for."""
-        return ("cpu", "cuda")
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MatrixAlgorithm(Algorithm):
@@ -111,6 +112,8 @@ class MatrixAlgorithm(Algorithm):
 
     transform: Callable[[Tensor, Mapping[str, Any]], Tensor]
     finish: Callable[..., tuple]
+
+    by_rows = True
 
     @cached_property
     def first(self) -> Algorithm:
@@ -145,7 +148,6 @@ class FactoredAlgorithm(Algorithm):
     step_size: Callable[..., Any]
 
     outputs = ("direction", "take", "rho", "keep", "eps1", "eps2", "d")
-
-    @property
-    def kernels(self) -> tuple[str, ...]:
-        return ("cpu",)
+    kernels = ("cpu",)
+    half_kernels = False  # the second moment would be rounded before it is used
+    by_rows = True

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from . import groups
+from .executors import kernels
 from .executors.tensors import PLAIN_TYPES, same_strides
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
-
-_HALF = (torch.bfloat16, torch.float16)
 
 
 def check(optimizer: Optimizer, given: Mapping[str, Any]) -> None:
@@ -77,7 +76,7 @@ def _fitted(optimizer: Optimizer, p: Tensor, key: str, value: Any, source: Any) 
     if not isinstance(value, Tensor) or not isinstance(source, Tensor):
         return source if isinstance(source, str | bytes) else value  # torch iterates over a string
     scalar = hasattr(optimizer, "algorithm") and key in optimizer.algorithm.scalars
-    if key != "step" and (scalar or (source.dtype == torch.float32 and p.dtype in _HALF)):
+    if key != "step" and (scalar or (source.dtype == torch.float32 and p.dtype in kernels.HALF)):
         value = source.to(value.device)
     if type(value) not in PLAIN_TYPES or type(p) not in PLAIN_TYPES or value.layout is not torch.strided:
         return value

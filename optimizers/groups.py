@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import math
@@ -185,8 +186,6 @@ def _read(value: Any, label: str) -> float | None:
             raise ValueError(f"{label} is a tensor of {value.numel()} elements; give a tensor of one")
         return float(value.detach().item()) if value.device.type == "cpu" and not value.is_complex() else None
     if not isinstance(value, str | bytes):
-        try:
+        with contextlib.suppress(TypeError, ValueError):
             return float(value)
-        except (TypeError, ValueError):
-            pass
     raise TypeError(f"{label} is {value!r}, a {type(value).__name__}; give a number")

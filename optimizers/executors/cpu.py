@@ -26,7 +26,6 @@ def callable_address(address: int):
 
 _drive = callable_address(driver.drive.address)
 _python_share = ctypes.CFUNCTYPE(None, *[ctypes.c_ssize_t] * 3)(driver.python_body.address)
-_openmp = threads.openmp()
 
 
 @functools.cache
@@ -66,7 +65,7 @@ class Job:
         self.coefs = np.zeros((n, len(algorithm.outputs)))
         self.active, self.ends = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self.kernels = block(algorithm, present, dtype, state_dtype), prologue(algorithm, scalar_dtype)
-        parallel, thread_num, num_threads = _openmp or (0, 0, 0)
+        parallel, thread_num, num_threads = threads.openmp() or (0, 0, 0)
         self.direct = bool(parallel)
         words = {
             driver.BLOCK: self.kernels[0].address,

@@ -14,7 +14,7 @@ import torch
 from ..algorithm import FactoredAlgorithm
 from . import cpu, generate, threads
 from .generate import COEFFICIENTS, NUMEL, ROW_HEAD
-from .sources import definition
+from .sources import ELEMENTS, IMPORTS, definition, storage
 
 #: elements of an item, about; a matrix above it is cut into at most SPLITS pieces, each with sums of its columns
 ITEM_SIZE, SPLITS = 32_768, 16
@@ -22,6 +22,12 @@ ITEM_SIZE, SPLITS = 32_768, 16
 KEPT_BYTES, KEPT_BYTES_PER_ELEMENT = 65_536, 0.25
 
 driver = generate.compiled("factored")
+
+#: the driver's names that the templates use
+WORDS = (
+    "FIRST_MATRIX LAST_MATRIX BEGIN END N_MATRIX_ROWS COLUMNS SPLIT SCRATCH ITEM_BYTES "
+    "MEASURE COMBINE MEASURE_SPLIT FINISH APPLY"
+).split()
 
 
 class Job:
@@ -54,7 +60,6 @@ class Job:
         self.scratch: np.ndarray | None = None
         self.direct = 8 * self.scratch_size <= max(KEPT_BYTES, KEPT_BYTES_PER_ELEMENT * rows[:, NUMEL].sum())
         self.kernels = block(algorithm, present[0], dtype, state_dtype), cpu.prologue(algorithm, scalar_dtype)
-        parallel, thread_num, num_threads = threads.openmp() or (0, 0, 0)
         words = {
             driver.BLOCK: self.kernels[0].address,
             driver.PROLOGUE: self.kernels[1].address,
@@ -69,9 +74,7 @@ class Job:
             driver.N_ITEMS: len(self.items),
             driver.RANGES: self.ranges.ctypes.data,
             driver.SERIAL_BELOW: cpu.SERIAL_BELOW,
-            driver.PARALLEL: parallel,
-            driver.THREAD_NUM: thread_num,
-            driver.NUM_THREADS: num_threads,
+            driver.PARALLEL: (threads.openmp() or (0,))[0],
             driver.BODY: driver.openmp_body.address,
         }
         self.words = np.zeros(len(driver.JOB), np.int64)
@@ -127,7 +130,6 @@ def block(algorithm: FactoredAlgorithm, matrix: bool, dtype: torch.dtype, state_
 
 def source(algorithm: FactoredAlgorithm, matrix: bool, dtype: torch.dtype, state_dtype: torch.dtype) -> str:
     """Source of ``block(row, items, n, stage)``."""
-    first = ROW_HEAD + len(algorithm.scalars)
     functions = {
         "moment": algorithm.moment,
         "estimate": algorithm.estimate,
@@ -135,55 +137,32 @@ def source(algorithm: FactoredAlgorithm, matrix: bool, dtype: torch.dtype, state
         "step_size": algorithm.step_size,
         "rule": algorithm.rule,
     }
-    kind, state = generate.name(dtype), generate.name(state_dtype)
-    cells = {"float32": "float32", "float64": "float64", "bfloat16": "uint16", "float16": "uint16"}
-    names = {
-        "KIND": kind,
-        "STATE": state,
-        "CELL": cells[kind],
-        "STATE_CELL": cells[state],
-        "REAL": "float64" if kind == "float64" else "float32",
-        "SIZE": str(dtype.itemsize),
-        "STATE_SIZE": str(state_dtype.itemsize),
+    state = {f"STATE_{name}": value for name, value in storage(generate.name(state_dtype)).items()}
+    names = storage(generate.name(dtype)) | state
+    names |= {name: str(getattr(driver, name)) for name in WORDS}
+    names |= {
         "EPSILON": repr(torch.finfo(dtype).eps),
-        "P_WORD": str(first),
+        "P_WORD": str(ROW_HEAD + len(algorithm.scalars)),
         "COEFFICIENTS": str(COEFFICIENTS),
-        "ITEM_BYTES": str(driver.ITEM_BYTES),
     }
-    text = _HEAD + (_MATRIX if matrix else _VECTOR)
+    text = IMPORTS + ELEMENTS + _HEAD + (_MATRIX if matrix else _VECTOR)
     rules = "\n".join(f"@njit(**OPTIONS)\n{definition(function, name)}" for name, function in functions.items())
     coefs = "\n".join(f"{name} = {names['REAL']}(get_float64(coefs, {i}))" for i, name in enumerate(algorithm.outputs))
     return Template(text).substitute(names, RULES=rules, COEFS=textwrap.indent(coefs, "    ").lstrip())
 
 
-_HEAD = '''from numba import cfunc, float32, float64, njit
-from optimizers.executors.numba_dialect import *
-from optimizers.executors.numba_dialect import OPTIONS
-from optimizers.executors.raw import *
-
-# sums may be taken in any order, in float64
-SUMS = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
+_HEAD = '''
 
 ${RULES}
 
 @njit(**OPTIONS)
-def element(at, i):
-    return load_${KIND}(get_${CELL}(at, i))
-
-
-@njit(**OPTIONS)
-def set_element(at, i, x):
-    set_${CELL}(at, i, store_${KIND}(x))
-
-
-@njit(**OPTIONS)
 def state(at, i):
-    return load_${STATE}(get_${STATE_CELL}(at, i))
+    return load_${STATE_KIND}(get_${STATE_CELL}(at, i))
 
 
 @njit(**OPTIONS)
 def set_state(at, i, x):
-    set_${STATE_CELL}(at, i, store_${STATE}(x))
+    set_${STATE_CELL}(at, i, store_${STATE_KIND}(x))
 
 
 @njit(**SUMS)
@@ -200,25 +179,29 @@ def finish(items, n, numel, rho, eps2, d):
     """Adds up a tensor's sums in their order and leaves the step size with each of its items."""
     p_square = u_square = 0.0
     for i in range(n):
-        scratch = word(items + ${ITEM_BYTES} * i, 8)
+        scratch = word(items + ${ITEM_BYTES} * i, ${SCRATCH})
         p_square += get_float64(scratch, 0)
         u_square += get_float64(scratch, 1)
     size = step_size(p_square / numel, u_square / numel, float64(rho), float64(eps2), float64(d))
     for i in range(n):
-        set_float64(word(items + ${ITEM_BYTES} * i, 8), 2, size)
+        set_float64(word(items + ${ITEM_BYTES} * i, ${SCRATCH}), 2, size)
 
 
 '''
 
-_VECTOR = '''@njit(**SUMS)
-def measure(p_at, g_at, var_at, n, direction, take, eps1):
-    """The new variance; the sum of squares of the update."""
-    total = 0.0
+_VECTOR = """@njit(**OPTIONS)
+def new_variance(g_at, var_at, n, direction, take):
     for i in range(n):
         g = direction * element(g_at, i)
-        var = store_${STATE}(moment(state(var_at, i), g * g, take))
-        set_${STATE_CELL}(var_at, i, var)
-        u = update(g, load_${STATE}(var), eps1)
+        set_state(var_at, i, moment(state(var_at, i), g * g, take))
+
+
+# a loop that also stores may or may not be vectorised, as its arrays lie in memory: its sum would not be the same twice
+@njit(**SUMS)
+def update_squares(g_at, var_at, n, direction, eps1):
+    total = 0.0
+    for i in range(n):
+        u = update(direction * element(g_at, i), state(var_at, i), eps1)
         total += float64(u * u)
     return total
 
@@ -236,17 +219,18 @@ def block(row, items, n_items, stage):
     coefs = word(row, ${COEFFICIENTS})
     ${COEFS}
     eps1 = ${REAL}(${EPSILON}) if eps1 != eps1 else eps1
-    begin, end, scratch = word(items, 3), word(items, 4), word(items, 8)
+    begin, end, scratch = word(items, ${BEGIN}), word(items, ${END}), word(items, ${SCRATCH})
     p_at, g_at = word(row, ${P_WORD}) + ${SIZE} * begin, word(row, ${P_WORD} + 1) + ${SIZE} * begin
     var_at, n = word(row, ${P_WORD} + 2) + ${STATE_SIZE} * begin, end - begin
-    if stage == 0:
+    if stage == ${MEASURE}:
         set_float64(scratch, 0, squares(p_at, n))
-        set_float64(scratch, 1, measure(p_at, g_at, var_at, n, direction, take, eps1))
-    elif stage == 3:
-        finish(items, n_items, word(items, 5), rho, eps2, d)
-    elif stage == 4:
+        new_variance(g_at, var_at, n, direction, take)
+        set_float64(scratch, 1, update_squares(g_at, var_at, n, direction, eps1))
+    elif stage == ${FINISH}:
+        finish(items, n_items, word(items, ${N_MATRIX_ROWS}), rho, eps2, d)
+    elif stage == ${APPLY}:
         apply(p_at, g_at, var_at, n, direction, eps1, ${REAL}(get_float64(scratch, 2)), keep)
-'''
+"""
 
 _MATRIX = """@njit(**OPTIONS)
 def add_squares(sums, at, n):
@@ -292,22 +276,22 @@ def block(row, items, n_items, stage):
     ${COEFS}
     eps1 = ${REAL}(${EPSILON}) if eps1 != eps1 else eps1
     scale = float64(direction) * float64(direction)
-    rows, columns = word(items, 5), word(items, 6)
-    split, scratch = word(items, 7), word(items, 8)
+    rows, columns = word(items, ${N_MATRIX_ROWS}), word(items, ${COLUMNS})
+    split, scratch = word(items, ${SPLIT}), word(items, ${SCRATCH})
     sums = scratch + 24
-    if stage == 3:
+    if stage == ${FINISH}:
         last = items + ${ITEM_BYTES} * (n_items - 1)
-        finish(items, n_items, word(last, 2) * rows * columns, rho, eps2, d)
+        finish(items, n_items, word(last, ${LAST_MATRIX}) * rows * columns, rho, eps2, d)
         return
-    if stage == 1:
+    if stage == ${COMBINE}:
         # only the items of a large matrix have something to add up: those of one lie side by side
         begin = 0
         while begin < n_items and split:
-            matrix = word(items + ${ITEM_BYTES} * begin, 1)
-            sums = word(items + ${ITEM_BYTES} * begin, 8) + 24
+            matrix = word(items + ${ITEM_BYTES} * begin, ${FIRST_MATRIX})
+            sums = word(items + ${ITEM_BYTES} * begin, ${SCRATCH}) + 24
             end = begin + 1
-            while end < n_items and word(items + ${ITEM_BYTES} * end, 1) == matrix:
-                others = word(items + ${ITEM_BYTES} * end, 8) + 24
+            while end < n_items and word(items + ${ITEM_BYTES} * end, ${FIRST_MATRIX}) == matrix:
+                others = word(items + ${ITEM_BYTES} * end, ${SCRATCH}) + 24
                 for i in range(columns):
                     set_float64(sums, i, get_float64(sums, i) + get_float64(others, i))
                 end += 1
@@ -316,13 +300,13 @@ def block(row, items, n_items, stage):
             begin = end
         return
     p_square = u_square = 0.0
-    for b in range(word(items, 1), word(items, 2)):
-        begin, end = word(items, 3), word(items, 4)
+    for b in range(word(items, ${FIRST_MATRIX}), word(items, ${LAST_MATRIX})):
+        begin, end = word(items, ${BEGIN}), word(items, ${END})
         at = (b * rows + begin) * columns
         p_at, g_at = word(row, ${P_WORD}) + ${SIZE} * at, word(row, ${P_WORD} + 1) + ${SIZE} * at
         row_at = word(row, ${P_WORD} + 2) + ${STATE_SIZE} * b * rows
         col_at = word(row, ${P_WORD} + 3) + ${STATE_SIZE} * b * columns
-        if stage == 0:
+        if stage == ${MEASURE}:
             for i in range(columns):
                 set_float64(sums, i, 0.0)
             for r in range(begin, end):
@@ -333,19 +317,19 @@ def block(row, items, n_items, stage):
             p_square += squares(p_at, (end - begin) * columns)
             if not split:
                 new_columns(col_at, sums, columns, rows, scale, take)
-        if stage == 2 or (stage == 0 and not split):
+        if stage == ${MEASURE_SPLIT} or (stage == ${MEASURE} and not split):
             row_mean = mean(row_at, rows)
             for r in range(begin, end):
                 row_g = g_at + ${SIZE} * (r - begin) * columns
                 u_square += update_squares(row_g, col_at, columns, state(row_at, r), row_mean, eps1)
-        elif stage == 4:
+        elif stage == ${APPLY}:
             row_mean, size = mean(row_at, rows), ${REAL}(get_float64(scratch, 2))
             for r in range(begin, end):
                 skip, here = ${SIZE} * (r - begin) * columns, state(row_at, r)
                 apply(p_at + skip, g_at + skip, col_at, columns, here, row_mean, direction, eps1, size, keep)
-    if stage == 0:
+    if stage == ${MEASURE}:
         set_float64(scratch, 0, p_square)
         set_float64(scratch, 1, u_square * scale)
-    elif stage == 2:
+    elif stage == ${MEASURE_SPLIT}:
         set_float64(scratch, 1, u_square * scale)
 """

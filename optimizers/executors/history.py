@@ -94,7 +94,7 @@ class CompiledHistory(History):
         self.sums = torch.zeros(2 * (n // driver.CHUNK + 1), dtype=torch.float64)
         self.job = array("q", bytes(8 * len(driver.JOB)))
         self.address = self.job.buffer_info()[0]
-        parallel, thread_num, num_threads = kernels._executor("cpu")._openmp or (0, 0, 0)
+        parallel, thread_num, num_threads = threads.openmp() or (0, 0, 0)
         words = {
             driver.DOUBLE: int(like.dtype == torch.float64),
             driver.N: n,
@@ -166,9 +166,9 @@ def refuse(device: torch.device, dtype: torch.dtype) -> str:
     """Why there is no kernel for vectors of this device and dtype, or an empty string."""
     if device.type != "cpu":
         return f"there are kernels for cpu, not for {device.type}"
-    if dtype not in (torch.float32, torch.float64):
+    if dtype not in kernels.SINGLE_AND_DOUBLE:
         return f"there is no kernel for {dtype}"
-    cpu = kernels._executor("cpu")
+    cpu = kernels.executor("cpu")
     return cpu if isinstance(cpu, str) else _compiled().reason
 
 

@@ -16,10 +16,10 @@ from optimizers.executors.raw import caller, fetch_add, set_word, word
 #: the words of a job
 JOB = (
     "block prologue rows row_bytes n_rows coefs hyper hyper_bytes active items n_items ranges "
-    "threads serial_below next stage parallel thread_num num_threads body"
+    "threads serial_below next stage parallel body"
 ).split()
 (BLOCK, PROLOGUE, ROWS, ROW_BYTES, N_ROWS, COEFS, HYPER, HYPER_BYTES, ACTIVE_LIST, ITEMS, N_ITEMS, RANGES,
- THREADS, SERIAL_BELOW, NEXT, STAGE, PARALLEL, THREAD_NUM, NUM_THREADS, BODY) = range(len(JOB))  # fmt: skip
+ THREADS, SERIAL_BELOW, NEXT, STAGE, PARALLEL, BODY) = range(len(JOB))  # fmt: skip
 
 #: the words of an item: the row of the table, matrices [first, last), rows [begin, end) of each, the number of all rows
 #: and columns, whether it holds only some of a matrix's rows, the address of its sums, and whether it is a whole tensor
@@ -33,7 +33,6 @@ MEASURE, COMBINE, MEASURE_SPLIT, FINISH, APPLY = range(5)
 _call_block = caller(types.void, *[types.intp] * 4)
 _call_prologue = caller(types.void, *[types.intp] * 7)
 _call_parallel = caller(types.void, types.intp, types.intp, types.uint32, types.uint32)
-_call_query = caller(types.int32)
 
 
 @numba.njit(**OPTIONS)

@@ -59,34 +59,31 @@ _int32_at, _int64_at = _pointer(types.int32), _pointer(types.int64)
 
 
 @numba.njit(**OPTIONS)
-def _pair(zero, length, gradient, previous, direction, difference, step, begin, end):
-    ys = yy = zero
-    for i in range(begin, end):
-        y, s = gradient[i] - previous[i], direction[i] * length
-        difference[i], step[i] = y, s
-        ys += y * s
-        yy += y * y
-    return ys, yy
-
-
-@numba.njit(**OPTIONS)
-def _start(zero, scale, gradient, q, w, begin, end):
+def _dot(zero, v, w, begin, end):
+    """A loop that writes nothing: one that does is vectorised or not by how near its vectors lie to each other, and
+    then the order of the sum is a matter of luck."""
     total = zero
     for i in range(begin, end):
-        x = -scale * gradient[i]
-        q[i] = x
-        total += x * w[i]
+        total += v[i] * w[i]
     return total
 
 
 @numba.njit(**OPTIONS)
-def _move(zero, scale, factor, q, v, w, begin, end):
-    total = zero
+def _pair(length, gradient, previous, direction, difference, step, begin, end):
     for i in range(begin, end):
-        x = scale * (q[i] + factor * v[i])
-        q[i] = x
-        total += x * w[i]
-    return total
+        difference[i], step[i] = gradient[i] - previous[i], direction[i] * length
+
+
+@numba.njit(**OPTIONS)
+def _start(scale, gradient, q, begin, end):
+    for i in range(begin, end):
+        q[i] = -scale * gradient[i]
+
+
+@numba.njit(**OPTIONS)
+def _move(scale, factor, q, v, begin, end):
+    for i in range(begin, end):
+        q[i] = scale * (q[i] + factor * v[i])
 
 
 @numba.njit(**OPTIONS)
@@ -105,16 +102,16 @@ def _chunk(real, at, job, begin, end, sums):
         length = real(get_float64(numbers, LENGTH))
         gradient, previous, direction = at(word(job, GRADIENT)), at(word(job, PREVIOUS)), at(word(job, DIRECTION))
         difference, step = at(word(job, DIFFERENCE)), at(word(job, STEP))
-        ys, yy = _pair(zero, length, gradient, previous, direction, difference, step, begin, end)
-        set_float64(sums, 0, types.float64(ys))
-        set_float64(sums, 1, types.float64(yy))
+        _pair(length, gradient, previous, direction, difference, step, begin, end)
+        set_float64(sums, 0, types.float64(_dot(zero, difference, step, begin, end)))
+        set_float64(sums, 1, types.float64(_dot(zero, difference, difference, begin, end)))
         return
-    scale, q, w = real(get_float64(numbers, SCALE)), at(word(job, Q)), at(word(job, W))
+    scale, q = real(get_float64(numbers, SCALE)), at(word(job, Q))
     if kind == START:
-        total = _start(zero, scale, at(word(job, GRADIENT)), q, w, begin, end)
+        _start(scale, at(word(job, GRADIENT)), q, begin, end)
     else:
-        total = _move(zero, scale, real(get_float64(numbers, FACTOR)), q, at(word(job, V)), w, begin, end)
-    set_float64(sums, 0, types.float64(total))
+        _move(scale, real(get_float64(numbers, FACTOR)), q, at(word(job, V)), begin, end)
+    set_float64(sums, 0, types.float64(_dot(zero, q, at(word(job, W)), begin, end)))
 
 
 @numba.njit(**OPTIONS)

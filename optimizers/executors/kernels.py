@@ -17,13 +17,13 @@ from . import threads  # noqa: F401  # now, not at the first step: it has to see
 from .watch import Watch
 
 #: what a kernel's parameters and gradients may be; half types are stepped in float32
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_HALF = (torch.bfloat16, torch.float16)
+SINGLE_AND_DOUBLE, HALF = (torch.float32, torch.float64), (torch.bfloat16, torch.float16)
+DTYPES = SINGLE_AND_DOUBLE + HALF
 _EXECUTORS = {"cpu": ("numba", "cpu"), "cuda": ("triton", "cuda")}
 
 
 @functools.cache
-def _executor(device_type: str) -> Any:
+def executor(device_type: str) -> Any:
     """The module of an executor, or the reason why there is none."""
     package, module = _EXECUTORS[device_type]
     try:
@@ -39,19 +39,17 @@ def unsupported(p: Tensor, algorithm: Algorithm) -> str:
     """Why an algorithm has no kernel for a parameter of this device and dtype, or an empty string."""
     if p.device.type not in algorithm.kernels:
         return f"there are kernels for {' and '.join(algorithm.kernels)}, not for {p.device.type}"
-    if p.dtype not in DTYPES:
+    if p.dtype not in (DTYPES if algorithm.half_kernels else SINGLE_AND_DOUBLE):
         return f"there is no kernel for {p.dtype}"
-    if isinstance(algorithm, FactoredAlgorithm) and p.dtype in _HALF:
-        return f"its second moment would be rounded to {p.dtype} before it is used"
-    if isinstance(algorithm, FactoredAlgorithm | MatrixAlgorithm) and not p.is_contiguous():
+    if algorithm.by_rows and not p.is_contiguous():
         return f"its rows are not one after the other: its strides are {p.stride()}"
-    module = _executor(p.device.type)
+    module = executor(p.device.type)
     return module if isinstance(module, str) else ""
 
 
 def state_dtype_fits(dtype: torch.dtype, state: torch.dtype) -> bool:
     """Whether kernels for this parameter dtype take this state dtype: the same, or float32 beside half."""
-    return state == dtype or (dtype in _HALF and state == torch.float32)
+    return state == dtype or (dtype in HALF and state == torch.float32)
 
 
 def job(
@@ -75,7 +73,7 @@ def job(
         from . import matrices
 
         return matrices.Job(algorithm, present, dtype, state_dtype, scalar_dtype, rows, hyper, shapes, groups, device)
-    module = _executor(device.type)
+    module = executor(device.type)
     return module.Job(algorithm, present, dtype, state_dtype, scalar_dtype, rows, hyper, device)
 
 

@@ -16,6 +16,40 @@ def definition(function: Callable, name: str) -> str:
     return textwrap.dedent(inspect.getsource(function)).replace(f"def {function.__name__}(", f"def {name}(", 1)
 
 
+def storage(kind: str) -> dict[str, str]:
+    """How numbers of a dtype are kept and worked with: sixteen-bit floats are bits in memory, and float32 in sums.
+
+    KIND: the dtype, CELL: the type in memory, SIZE: its bytes, REAL: the type of the arithmetic.
+    """
+    size = {"float64": 8, "float32": 4}.get(kind, 2)
+    cell, real = (kind, kind) if size > 2 else ("uint16", "float32")
+    return {"KIND": kind, "CELL": cell, "SIZE": str(size), "REAL": real}
+
+
+#: what every generated CPU kernel begins with
+IMPORTS = """from numba import cfunc, float32, float64, njit
+from optimizers.executors.numba_dialect import *
+from optimizers.executors.numba_dialect import OPTIONS
+from optimizers.executors.raw import *
+"""
+
+#: for templates: an element of an array at an address, and the sum options of loops that may add in any order
+ELEMENTS = """
+# sums may be taken in any order, in float64
+SUMS = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
+
+
+@njit(**OPTIONS)
+def element(at, i):
+    return load_${KIND}(get_${CELL}(at, i))
+
+
+@njit(**OPTIONS)
+def set_element(at, i, x):
+    set_${CELL}(at, i, store_${KIND}(${REAL}(x)))
+"""
+
+
 def typed(function: Callable, name: str, real: str) -> str:
     """The source of a function whose numbers are of type `real`: in Numba a bare one would make everything float64."""
     return ast.unparse(ast.fix_missing_locations(_Numbers(real).visit(ast.parse(definition(function, name)))))
@@ -39,10 +73,9 @@ def numba_block(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, sta
     slots = list(algorithm.slots)
     live = ["p", "g", *[name for name, there in zip(slots, present, strict=True) if there]]
     kinds = {name: dtype if name in ("p", "g") else state_dtype for name in live}
-    size = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
     # addresses move to the first element, so that the loop counts from 0 and vectorises
-    lines = [f"{n}_at = word(row, {first + i}) + {size[kinds[n]]} * start" for i, n in enumerate(live)]
-    real = "float64" if dtype == "float64" else "float32"
+    lines = [f"{n}_at = word(row, {first + i}) + {storage(kinds[n])['SIZE']} * start" for i, n in enumerate(live)]
+    real = storage(dtype)["REAL"]
     lines += [f"{name}_c = {real}(get_float64(coefs, {i}))" for i, name in enumerate(algorithm.outputs)]
     rules = {"rule": definition(algorithm.rule, "rule")}
     loops = _loop("rule", live, set(), kinds, slots, algorithm.outputs)
@@ -53,11 +86,7 @@ def numba_block(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, sta
         loops = [f"if {condition}:", *[f"    {line}" for line in shorter], "else:", *[f"    {line}" for line in loops]]
     return "\n".join(
         [
-            "from numba import cfunc, float32, float64, njit",
-            "from optimizers.executors.numba_dialect import *",
-            "from optimizers.executors.numba_dialect import OPTIONS",
-            "from optimizers.executors.raw import *",
-            "",
+            IMPORTS,
             *[f"@njit(**OPTIONS)\n{source}" for source in rules.values()],
             "@cfunc('void(intp, intp, intp, intp)', cache=True, **OPTIONS)",
             "def block(row, coefs, start, stop):",
@@ -69,12 +98,13 @@ def numba_block(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, sta
 
 def _loop(rule: str, live: list[str], unread: set[str], kinds: dict[str, str], slots, outputs) -> list[str]:
     """The lines of a loop that loads, applies a rule, and stores; slots in `unread` are only stored."""
-    values = {n: f"load_{kinds[n]}(get_{_cell(kinds[n])}({n}_at, i))" for n in live if n not in unread}
+    cells = {n: storage(kinds[n])["CELL"] for n in live}
+    values = {n: f"load_{kinds[n]}(get_{cells[n]}({n}_at, i))" for n in live if n not in unread}
     arguments = [values.get(n, "None") for n in ["p", "g", *slots]] + [f"{name}_c" for name in outputs]
     return [
         "for i in range(stop - start):",
         f"    {', '.join(f'{name}_new' for name in ['p', *slots])}, = {rule}({', '.join(arguments)})",
-        *[f"    set_{_cell(kinds[n])}({n}_at, i, store_{kinds[n]}({n}_new))" for n in live if n != "g"],
+        *[f"    set_{cells[n]}({n}_at, i, store_{kinds[n]}({n}_new))" for n in live if n != "g"],
     ]
 
 
@@ -152,11 +182,7 @@ def numba_prologue(algorithm: Algorithm, scalar_dtype: str) -> str:
     ]
     return "\n".join(
         [
-            "from numba import cfunc, float32, float64, njit",
-            "from optimizers.executors.numba_dialect import *",
-            f"from optimizers.executors.numba_dialect import stored_{scalar_dtype}",
-            "from optimizers.executors.raw import *",
-            "",
+            IMPORTS + f"from optimizers.executors.numba_dialect import stored_{scalar_dtype}\n",
             "@njit(error_model='numpy')",
             definition(algorithm.coefficients, "coefficients"),
             "@cfunc('void(intp, intp, intp, intp, intp, intp, intp)', cache=True, error_model='numpy')",
@@ -165,11 +191,6 @@ def numba_prologue(algorithm: Algorithm, scalar_dtype: str) -> str:
             "",
         ]
     )
-
-
-def _cell(kind: str) -> str:
-    """The type of memory that holds one element: sixteen-bit floats are handled as bits."""
-    return kind if kind in ("float32", "float64") else "uint16"
 
 
 class _Divisions(ast.NodeTransformer):
@@ -187,7 +208,7 @@ def triton_kernel(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, s
     slots = list(algorithm.slots)
     live = ["p", "g", *[name for name, there in zip(slots, present, strict=True) if there]]
     kinds = {name: dtype if name in ("p", "g") else state_dtype for name in live}
-    real = "float64" if dtype == "float64" else "float32"
+    real = storage(dtype)["REAL"]
     coefs = [f"{name}_c" for name in algorithm.outputs]
     arguments = ", ".join([f"{n}_old" if n in live else "None" for n in ["p", "g", *slots]] + coefs)
     results = ", ".join(f"{name}_new" for name in ["p", *slots])

@@ -7,6 +7,7 @@ runtime cannot be found, Python threads share the work of large steps instead.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ def count() -> int:
     return 1 if _forked else torch.get_num_threads()
 
 
+@functools.cache
 def openmp() -> tuple[int, int, int] | None:
     """Addresses of ``GOMP_parallel``, ``omp_get_thread_num`` and ``omp_get_num_threads`` in torch's own runtime."""
     for path in _loaded_runtimes():

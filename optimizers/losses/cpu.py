@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..executors import cpu, generate, threads
-from ..executors.sources import typed
+from ..executors.sources import ELEMENTS, IMPORTS, storage, typed
 from . import memory
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ PIECE, SERIAL_BELOW = 16_384, 32_768
 
 driver = generate.compiled("reduce")
 _drive = cpu.callable_address(driver.drive.address)
-_PARALLEL = (threads.openmp() or (0,))[0]
+
+#: what the source of a loss begins with
+HEAD = IMPORTS + "from optimizers.executors.numba_math import exp, expm1, log, log1p, tanh\n" + ELEMENTS
 
 #: what a block does
 SUM, SUM_AND_GRADIENT, VALUES, GRADIENTS, GRADIENT = range(5)
@@ -59,12 +61,6 @@ def backward(
     return out
 
 
-def scale(gradient: Tensor, upstream: Tensor) -> None:
-    """Multiplies a gradient by an upstream gradient, unless that is 1."""
-    if upstream.item() != 1:
-        gradient.mul_(upstream)
-
-
 def run(block: Any, args: np.ndarray, n: int, piece: int, unit: int, width: int = 1) -> np.ndarray:
     """Calls a block over `n` units of `unit` elements; the `width` sums that its pieces leave, added up."""
     pieces = -(-n // piece)
@@ -82,7 +78,7 @@ def run(block: Any, args: np.ndarray, n: int, piece: int, unit: int, width: int 
             threads.count(),
             SERIAL_BELOW,
             0,
-            _PARALLEL,
+            (threads.openmp() or (0,))[0],
             driver.openmp_body.address,
         ],
         np.int64,
@@ -111,18 +107,15 @@ def _run(
 def _block(loss: Elementwise, dtype: torch.dtype, constants: int) -> Any:
     """The compiled block of one loss and dtype."""
     kind = generate.name(dtype)
-    real = "float64" if kind == "float64" else "float32"
-    names = {
-        "KIND": kind,
-        "CELL": {"float32": "float32", "float64": "float64"}.get(kind, "uint16"),
-        "REAL": real,
-        "SIZE": dtype.itemsize,
+    names = storage(kind)
+    real = names["REAL"]
+    names |= {
         "VALUE": typed(loss.value, "value", real),
         "SLOPE": typed(loss.slope, "slope", real),
         "C": "".join(f", c{i}" for i in range(constants)),
     }
     loads = "\n".join(f"c{i} = {real}(get_float64(numbers, {i + 1}))" for i in range(constants))
-    text = Template(_SOURCE).substitute(names, LOADS=textwrap.indent(loads, "    ").lstrip() or "pass")
+    text = Template(HEAD + _SOURCE).substitute(names, LOADS=textwrap.indent(loads, "    ").lstrip() or "pass")
     return generate.load(text, "loss", math_source(), *generate.numba_ingredients()).block
 
 
@@ -132,15 +125,7 @@ def math_source() -> str:
     return Path(generate.__file__).with_name("numba_math.py").read_text(encoding="utf-8")
 
 
-_SOURCE = """from numba import cfunc, float32, float64, njit
-from optimizers.executors.numba_dialect import *
-from optimizers.executors.numba_dialect import OPTIONS
-from optimizers.executors.numba_math import exp, expm1, log, log1p, tanh
-from optimizers.executors.raw import *
-
-# sums may be taken in any order, in float64
-SUMS = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
-
+_SOURCE = """
 
 @njit(forceinline=True, **OPTIONS)
 ${VALUE}
@@ -148,16 +133,6 @@ ${VALUE}
 
 @njit(forceinline=True, **OPTIONS)
 ${SLOPE}
-
-
-@njit(**OPTIONS)
-def element(at, i):
-    return load_${KIND}(get_${CELL}(at, i))
-
-
-@njit(**OPTIONS)
-def set_element(at, i, x):
-    set_${CELL}(at, i, store_${KIND}(${REAL}(x)))
 
 
 @njit(**SUMS)

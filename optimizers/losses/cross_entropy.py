@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .elementwise import executor, unwatched
+from .fused import REDUCTIONS, by_kernel, unwatched
 
 #: below this many logits torch's own chain of passes takes less time than the calls around a kernel
 SMALL = 8192
@@ -33,11 +35,11 @@ def cross_entropy(
         input.numel() >= SMALL
         and size_average is None
         and reduce is None
-        and reduction in ("mean", "sum", "none")
+        and reduction in REDUCTIONS
         and 0 <= label_smoothing <= 1
         and _has_kernel(input, target, weight)
     ):
-        return _CrossEntropy.apply(input, target, weight, ignore_index, reduction, float(label_smoothing))
+        return by_kernel(KERNEL, input, (target, weight), (ignore_index, reduction, float(label_smoothing)))
     return F.cross_entropy(input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing)
 
 
@@ -54,46 +56,42 @@ def _has_kernel(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
     return fits and weight.is_contiguous() and not weight.requires_grad
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """One pass forward, in which the gradient is made too; backward only scales it, where its scale is not 1."""
+class _Kernel:
+    """Over rows of logits; `others` are the classes and their weights, `options` the last three arguments."""
 
-    @staticmethod
-    def forward(ctx, input, target, weight, ignore_index, reduction, label_smoothing):
-        from .cross_entropy_cpu import Rows
+    def plain(self, input, others, options):
+        (target, weight), (ignore_index, reduction, smoothing) = others, options
+        return F.cross_entropy(
+            input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=smoothing
+        )
 
-        ctx.save_for_backward(input, target, weight)
-        ctx.options = ignore_index, reduction, label_smoothing
-        rows = Rows(input, target, weight, ignore_index, label_smoothing)
-        denominator = rows.denominator()
-        ctx.gradient = None
+    def forward(self, input, others, options, wanted):
+        rows, scale, reduction = _rows(input, others, options)
         if reduction == "none":
-            return rows.each()
-        scale = 1.0 if reduction == "sum" else float("nan") if denominator == 0 else 1 / denominator
-        ctx.scale = 1.0 if reduction == "sum" else 0.0 if denominator == 0 else scale  # all ignored: nan, gradient 0
-        total, ctx.gradient = rows.losses(ctx.needs_input_grad[0], ctx.scale)
-        return torch.full((), total * scale, dtype=input.dtype)
+            return rows.each(), None
+        # all ignored: nan, with a gradient of 0
+        total, gradient = rows.losses(wanted, 0.0 if math.isnan(scale) else scale)
+        return torch.full((), total * scale, dtype=input.dtype), gradient
 
-    @staticmethod
-    def backward(ctx, upstream):
-        input, target, weight = ctx.saved_tensors
-        ignore_index, reduction, label_smoothing = ctx.options
-        if torch.is_grad_enabled():  # somebody wants the gradient's gradient
-            x = input.view_as(input)
-            value = F.cross_entropy(
-                x, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
-            )
-            (gradient,) = torch.autograd.grad(value, x, upstream, create_graph=True)
-            return gradient, *[None] * 5
-        gradient, ctx.gradient = ctx.gradient, None  # given away once: the next backward makes its own
-        if gradient is not None:
-            executor(input.device.type).scale(gradient, upstream)
-            return gradient, *[None] * 5
-        from .cross_entropy_cpu import Rows
-
-        rows = Rows(input, target, weight, ignore_index, label_smoothing)
+    def backward(self, input, others, options, upstream):
+        rows, scale, reduction = _rows(input, others, options)
         if reduction == "none":
-            return rows.gradient(1.0, upstream.contiguous()), *[None] * 5
-        return rows.gradient(ctx.scale * upstream.item(), None), *[None] * 5
+            return rows.gradient(1.0, upstream.contiguous())
+        return rows.gradient(0.0 if math.isnan(scale) else scale * upstream.item(), None)
+
+
+KERNEL = _Kernel()
+
+
+def _rows(input, others, options):
+    """The kernel over the rows, and what their sum is multiplied by: nan for the mean of no row."""
+    from .cross_entropy_cpu import Rows
+
+    (target, weight), (ignore_index, reduction, smoothing) = others, options
+    rows = Rows(input, target, weight, ignore_index, smoothing)
+    denominator = rows.denominator()  # for any reduction: it looks at every target
+    scale = 1.0 if reduction != "mean" else float("nan") if denominator == 0 else 1 / denominator
+    return rows, scale, reduction
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..executors import generate
+from ..executors.sources import storage
 from . import memory
-from .cpu import math_source, run
+from .cpu import HEAD, math_source, run
 
 #: elements of a piece, about; and the longest rows whose exponentials are taken together
 PIECE, TOGETHER = 16_384, 64
@@ -73,11 +74,7 @@ def _module(dtype: torch.dtype, classes: int) -> Any:
     """The compiled block for one dtype of logits and one small number of classes, or 0 for any."""
     kind = generate.name(dtype)
     double = kind == "float64"
-    names = {
-        "KIND": kind,
-        "CELL": {"float32": "float32", "float64": "float64"}.get(kind, "uint16"),
-        "REAL": "float64" if double else "float32",
-        "SIZE": dtype.itemsize,
+    names = storage(kind) | {
         "SIGNED": "int64" if double else "int32",
         "BITS": "bits_of_float64" if double else "bits_of_float32",
         "UNSIGNED": "uint64" if double else "uint32",
@@ -88,31 +85,16 @@ def _module(dtype: torch.dtype, classes: int) -> Any:
         "CLASSES": classes or "word(args, 2)",
         "IN_PLACE": kind in ("float32", "float64"),
     }
-    text = Template(_SOURCE).substitute(names)
+    text = Template(HEAD + _SOURCE).substitute(names)
     return generate.load(text, "cross_entropy", math_source(), *generate.numba_ingredients()).block
 
 
-_SOURCE = '''import math
+_SOURCE = '''
+import math
 
-from numba import cfunc, float32, float64, int32, int64, njit, uint32, uint64
-from optimizers.executors.numba_dialect import *
-from optimizers.executors.numba_dialect import OPTIONS
-from optimizers.executors.numba_math import exp
-from optimizers.executors.raw import *
+from numba import int32, int64, uint32, uint64
 
-# sums may be taken in any order, in float64
-SUMS = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
 IN_PLACE = ${IN_PLACE}
-
-
-@njit(**OPTIONS)
-def element(at, i):
-    return load_${KIND}(get_${CELL}(at, i))
-
-
-@njit(**OPTIONS)
-def set_element(at, i, x):
-    set_${CELL}(at, i, store_${KIND}(x))
 
 
 @njit(**OPTIONS)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .elementwise import REDUCTIONS, Elementwise
+from .elementwise import Elementwise
 from .family import (
     BARRON,
     CAUCHY,
@@ -26,6 +26,7 @@ from .family import (
     TUKEY,
     WELSCH,
 )
+from .fused import REDUCTIONS
 
 
 def log_cosh_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:

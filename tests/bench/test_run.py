@@ -90,6 +90,14 @@ def interrupt_in(number):
     return run_cell
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """As in the foreground: shells start what runs in the background with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def unfinished(with_kind, tmp_path):
     """A results folder whose run was interrupted in its third of six cells."""

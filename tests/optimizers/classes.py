@@ -117,10 +117,9 @@ def assert_same(name: str, ours, theirs, scale: float = 1.0) -> None:
             torch.testing.assert_close(mine[key], other[key], rtol=tolerance, atol=tolerance, **told)
 
 
-def assert_equal(name: str, a, b) -> None:
-    """Equal bit by bit; but LBFGS adds up short vectors in an order that depends on where they lie in memory."""
-    tolerance = 1e-5 if name == "LBFGS" else 0.0
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+def assert_equal(a, b) -> None:
+    """Equal bit by bit."""
+    torch.testing.assert_close(a, b, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 def tensors(value) -> list[torch.Tensor]:

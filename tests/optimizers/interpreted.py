@@ -16,7 +16,7 @@ import optimizers
 from optimizers.executors import cuda, kernels
 from tests.optimizers.conftest import NAMES
 
-kernels._executor = lambda device: cuda  # CPU tensors stand for CUDA's
+kernels.executor = lambda device: cuda  # CPU tensors stand for CUDA's
 SHAPES = [(), (0,), (1,), (33,), (2047,), (2049,), (8193,), (20, 31)]
 OPTIONS = {
     "SGD": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},

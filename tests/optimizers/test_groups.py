@@ -382,7 +382,7 @@ def test_a_tensor_learning_rate_equals_the_number(name, shape):
         params = parameters(name)
         sides.append((params, build(optimizers, name, params, **{**OPTIONS.get(name, {}), "lr": rate})))
     train(name, *sides, steps=3)
-    assert_equal(name, sides[0][0], sides[1][0])
+    assert_equal(sides[0][0], sides[1][0])
     with pytest.raises(ValueError, match="Tensor lr must be 1-element"):
         getattr(optimizers, name)(parameters(name), lr=torch.ones(2))
     if name == "LBFGS":
@@ -390,4 +390,4 @@ def test_a_tensor_learning_rate_equals_the_number(name, shape):
     sides[0][1].param_groups[0]["lr"].fill_(0.0625)  # as a scheduler does
     sides[1][1].param_groups[0]["lr"] = 0.0625
     train(name, *sides, steps=2, seed=1)
-    assert_equal(name, sides[0][0], sides[1][0])
+    assert_equal(sides[0][0], sides[1][0])

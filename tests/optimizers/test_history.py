@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from optimizers.executors import generate, kernels, threads
+from optimizers.executors import generate, threads
 from optimizers.executors.history import CompiledHistory, History, largest
 
 compiled = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed")
@@ -61,7 +61,7 @@ def test_the_compiled_loops_do_what_the_plain_ones_do_in_float64(n, count, size)
 @pytest.mark.parametrize("pool", ["openmp", "none"])
 def test_the_number_of_threads_does_not_change_a_bit(pool, monkeypatch):
     if pool == "none":
-        monkeypatch.setattr(kernels._executor("cpu"), "_openmp", None)
+        monkeypatch.setattr(threads, "openmp", lambda: None)
     elif threads.openmp() is None:
         pytest.skip("torch's OpenMP runtime is not to be found here")
     gradient, pairs = vectors(generate.compiled("lbfgs").SERIAL_BELOW + 7, 3, torch.float32)

@@ -35,7 +35,7 @@ def one_thread():
 @pytest.fixture
 def plain(monkeypatch):
     """Without the compiled half."""
-    monkeypatch.setattr(kernels, "_executor", lambda device: PLAIN)
+    monkeypatch.setattr(kernels, "executor", lambda device: PLAIN)
 
 
 class Side:
@@ -269,7 +269,7 @@ def test_a_saved_state_is_not_changed_by_later_steps():
 @pytest.mark.parametrize("executor", ["cpu", "eager"])
 def test_a_closure_that_raises_in_the_line_search_has_not_been_called(fails_at, before, executor, monkeypatch):
     if executor == "eager":
-        monkeypatch.setattr(kernels, "_executor", lambda device: PLAIN)
+        monkeypatch.setattr(kernels, "executor", lambda device: PLAIN)
     # so short a first length that a search looks several times
     ours, other = (Side(LBFGS, lr=1e-3, max_iter=1, max_eval=20, history_size=2, **WOLFE) for _ in range(2))
     ours.step(before)

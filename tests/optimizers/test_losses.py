@@ -11,7 +11,6 @@ from torch.nn import functional
 from torch.testing._internal.common_methods_invocations import op_db
 
 from optimizers import losses
-from optimizers.losses import cross_entropy as _function  # noqa: F401 - the module of this name is patched below
 from optimizers.losses import elementwise
 
 OPS = {op.name.removeprefix("nn.functional."): op for op in op_db if op.name.startswith("nn.functional.")}
@@ -56,7 +55,7 @@ def test_torchs_samples(name, dtype):
 @pytest.mark.parametrize("name", NAMES)
 def test_torchs_error_inputs(name):
     if OPS[name].error_inputs_func is None:
-        return
+        pytest.skip(f"torch has no wrong inputs for {name}")
     for case in OPS[name].error_inputs("cpu"):
         sample = case.sample_input
         with pytest.raises(case.error_type, match=case.error_regex):
@@ -64,7 +63,7 @@ def test_torchs_error_inputs(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_modules_are_torchs_and_step_through_ours(name, monkeypatch):
+def test_modules_stand_in_for_torchs(name):
     ours, theirs = getattr(losses, name)(), getattr(torch.nn, name)()
     assert isinstance(ours, getattr(torch.nn, name)) and repr(ours) == repr(theirs)
     assert ours.state_dict().keys() == theirs.state_dict().keys()

@@ -46,19 +46,17 @@ def test_the_update_is_within_five_percent_of_the_iteration_in_float64(shape):
 
 
 def test_singular_values_lie_where_the_polynomial_takes_them():
-    """It takes (0, 1] below 1.21 and [0.02, 1] above 0.67 (the grid says so); from where it takes each, the singular
-    values move by no more than the spectral norm of the error (Weyl's inequality)."""
+    """It takes (0, 1] below 1.21 and [0.02, 1] above 0.67 (the grid says so). By Weyl's inequality no singular value
+    moves by more than the spectral norm of the error, which is 5 % of the largest at most: 0.06."""
+    grid = torch.linspace(0, 1, 10_001, dtype=torch.float64)
+    assert polynomial(grid).max() < 1.21 and polynomial(grid[200:]).min() > 0.67
     torch.manual_seed(0)
     batch = torch.randn(20, 64, 64)
     start = torch.linalg.svdvals(batch.double()) / batch.double().flatten(1).norm(dim=1)[:, None]
-    grid = torch.linspace(0, 1, 10_001, dtype=torch.float64)
-    assert polynomial(grid).max() < 1.21 and polynomial(grid[200:]).min() > 0.67
-    updates = orthogonalize(batch, COEFFICIENTS, 5, 1e-7).double()
-    error = max(torch.linalg.matrix_norm(u - exact(m), ord=2).item() for u, m in zip(updates, batch, strict=True))
-    ends, expected = torch.linalg.svdvals(updates), polynomial(start).sort(descending=True).values
-    assert error < 0.1 and (ends - expected).abs().max() <= error
-    assert ends.max() < 1.21 + error
-    assert (ends > 0.67 - error).sum() >= (start > 0.02).sum()
+    ends = torch.linalg.svdvals(orthogonalize(batch, COEFFICIENTS, 5, 1e-7).double())
+    assert (start > 0.02).sum() > 1000, "most of them start where the polynomial lifts them"
+    assert ends.max() < 1.21 + 0.06
+    assert ((ends > 0.67 - 0.06).sum(1) >= (start > 0.02).sum(1)).all()
 
 
 @pytest.mark.parametrize("fused", [True, False])

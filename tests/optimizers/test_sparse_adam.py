@@ -38,7 +38,7 @@ def one_thread():
 def executor(request, monkeypatch):
     """Both ways of stepping: by the kernels, and without them."""
     if request.param == "eager":
-        monkeypatch.setattr(kernels, "_executor", lambda device: "numba is not installed")
+        monkeypatch.setattr(kernels, "executor", lambda device: "numba is not installed")
     elif importlib.util.find_spec("numba") is None:
         pytest.skip("Numba is not installed")
     return request.param
@@ -320,7 +320,7 @@ FORBIDDEN = """
         assert [round(p[row, -1].item(), 2) for row in touched] == [-0.5, -1.0, -0.37, -0.5], p[list(touched), -1]
 
     step()
-    kernels._executor = lambda device: "no kernels"
+    kernels.executor = lambda device: "no kernels"
     step()
 """
 

@@ -47,8 +47,8 @@ def equal(a, b):
 @pytest.mark.parametrize("pieces", ["static", "dynamic"])
 def test_every_number_of_threads_gives_the_same_bits(count, pool, pieces, serial, monkeypatch):
     if pool == "python":
-        monkeypatch.setattr(cpu, "_openmp", None)
-    elif cpu._openmp is None:
+        monkeypatch.setattr(threads, "openmp", lambda: None)
+    elif threads.openmp() is None:
         pytest.skip("torch's OpenMP runtime is not to be found here")
     if pieces == "dynamic":
         monkeypatch.setattr(cpu, "DYNAMIC_ABOVE", 0)

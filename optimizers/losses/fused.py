@@ -1,0 +1,92 @@
+"""The one autograd function of losses by kernel, and when a kernel may stand in for torch."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ..executors import kernels
+from ..executors.tensors import PLAIN_TYPES
+
+REDUCTIONS = ("none", "mean", "sum")
+
+
+class Kernel(Protocol):
+    """A loss that can be computed in one pass. `others` are tensors, and `options` what is not; both may be empty.
+
+    plain(input, others, options): the loss in plain torch.
+    forward(input, others, options, wanted): the loss and, if wanted, its gradient for an upstream gradient of 1, or
+        None where that needs the upstream gradient.
+    backward(input, others, options, upstream): the gradient, made anew.
+    """
+
+    def plain(self, input: Tensor, others: tuple[Any, ...], options: Any) -> Tensor: ...
+    def forward(
+        self, input: Tensor, others: tuple[Any, ...], options: Any, wanted: bool
+    ) -> tuple[Tensor, Tensor | None]: ...
+    def backward(self, input: Tensor, others: tuple[Any, ...], options: Any, upstream: Tensor) -> Tensor: ...
+
+
+def by_kernel(kernel: Kernel, input: Tensor, others: tuple[Tensor | None, ...] = (), options: Any = ()) -> Tensor:
+    """The loss by its kernel; only `input` gets a gradient."""
+    return _Fused.apply(kernel, options, input, *others)
+
+
+class _Fused(torch.autograd.Function):
+    """One pass forward, in which the gradient is made too; backward only scales it, where its scale is not 1."""
+
+    @staticmethod
+    def forward(ctx, kernel, options, input, *others):
+        ctx.save_for_backward(input, *others)
+        ctx.kernel, ctx.options = kernel, options
+        value, ctx.gradient = kernel.forward(input, others, options, ctx.needs_input_grad[2])
+        return value
+
+    @staticmethod
+    def backward(ctx, upstream):
+        input, *others = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody wants the gradient's gradient
+            x = input.view_as(input)
+            value = ctx.kernel.plain(x, others, ctx.options)
+            (gradient,) = torch.autograd.grad(value, x, upstream, create_graph=True)
+        else:
+            gradient, ctx.gradient = ctx.gradient, None  # given away once: the next backward makes its own
+            if gradient is None:
+                gradient = ctx.kernel.backward(input, others, ctx.options, upstream)
+            elif upstream.item() != 1:
+                gradient.mul_(upstream)
+        return None, None, gradient, *[None] * len(others)
+
+
+def unwatched(input: Tensor) -> bool:
+    """Whether a prediction is a plain tensor that has kernels, outside of transforms, tracing and autocast."""
+    return (
+        type(input) in PLAIN_TYPES
+        and input.device.type == "cpu"
+        and input.dtype in kernels.DTYPES
+        and input.layout is torch.strided
+        and input.is_contiguous()
+        and not input.is_neg()
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.is_autocast_enabled("cpu")
+        and getattr(forward_ad, "_current_level", -1) < 0
+        and not isinstance(kernels.executor("cpu"), str)
+    )
+
+
+def beside(input: Tensor, other: Tensor) -> bool:
+    """Whether a kernel may read another tensor element by element with an `unwatched` prediction."""
+    return (
+        type(other) in PLAIN_TYPES
+        and input.dtype == other.dtype
+        and input.device == other.device
+        and input.shape == other.shape
+        and other.layout is torch.strided
+        and other.is_contiguous()
+        and not other.requires_grad
+        and not other.is_neg()
+    )
