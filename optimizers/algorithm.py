@@ -108,10 +108,12 @@ class MatrixAlgorithm(Algorithm):
     `rule` leaves what is to be transformed in a `work` slot; `transform` takes a batch of such matrices of one shape,
     ``(batch, rows, columns)``, and the group's options; `finish(p, g, *coefficients)`, of the same coefficients as
     `rule`, gets the result in the place of the gradient. The work slot is the last one, and there are no scalars.
+    options: the group entries that `transform` reads.
     """
 
     transform: Callable[[Tensor, Mapping[str, Any]], Tensor]
     finish: Callable[..., tuple]
+    options: tuple[str, ...]
 
     by_rows = True
 

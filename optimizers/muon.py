@@ -100,6 +100,7 @@ class Muon(Optimizer, torch.optim.Muon):
         slots={"momentum_buffer": Slot(), "update": Slot(work=True)},
         transform=transform,
         finish=finish,
+        options=("ns_coefficients", "ns_steps", "eps", "adjust_lr_fn"),
     )
 
     def __init__(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from ..algorithm import ITEMS, Algorithm
+from ..algorithm import ITEMS, Algorithm, MatrixAlgorithm
 from ..groups import check_finite
 from . import eager, kernels
 from .generate import FIRST, GROUP, NUMEL, ROW_HEAD
@@ -129,6 +129,7 @@ class Plan:
     def __init__(self, optimizer: Optimizer):
         self.cls = type(optimizer)
         self.algorithm = optimizer.algorithm
+        self.options = self.algorithm.options if isinstance(self.algorithm, MatrixAlgorithm) else ()
         self.groups = optimizer.param_groups
         self.state = optimizer.state
         self.lists = [group["params"] for group in self.groups]
@@ -164,7 +165,8 @@ class Plan:
         """The entries of a group that a step depends on, besides its parameters."""
         names = [ITEMS[name][0] if name in ITEMS else name for name in self.algorithm.hyper]
         slots = [slot.when for slot in self.algorithm.slots.values() if slot.when]
-        return tuple(key for key in dict.fromkeys(["maximize", *names, *slots, *MODES]) if key in group)
+        read = ["maximize", *names, *slots, *self.options, *MODES]
+        return tuple(key for key in dict.fromkeys(read) if key in group)
 
     def _read(self, groups: list[dict[str, Any]]) -> list[tuple]:
         """Those entries of all groups, in bulk where the groups are alike."""
@@ -173,8 +175,8 @@ class Plan:
         return [self.getters[key](group) for key, group in zip(self.keys, groups, strict=True)]
 
     def _frozen(self, group: dict[str, Any]) -> tuple:
-        """What a plan cannot be adapted to: the options that decide states and executors."""
-        return (self.algorithm.present(group), *[group.get(mode) for mode in MODES])
+        """What a plan cannot be adapted to: the options that decide states and executors, and a transform's."""
+        return (self.algorithm.present(group), *[group.get(name) for name in (*MODES, *self.options)])
 
     def _complete(self, optimizer: Optimizer, rows: list[Row]) -> None:
         """Creates the state that is missing, once nothing can refuse the step any more."""

@@ -160,6 +160,13 @@ def test_what_torch_refuses_in_the_step_is_refused_before_anything_changes(chang
     with pytest.raises(ValueError, match=message):
         optimizer.step()
     assert torch.equal(p, torch.ones(3, 3)) and not optimizer.state
+    optimizer = optimizers.Muon([p], lr=0.0)
+    optimizer.step()
+    optimizer.param_groups[0].update(change)
+    momentum = optimizer.state[p]["momentum_buffer"].clone()
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
+    assert torch.equal(optimizer.state[p]["momentum_buffer"], momentum)
     late = torch.nn.Parameter(torch.ones(3))
     late.grad = torch.ones(3)
     good = optimizers.Muon([p])
