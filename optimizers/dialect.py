@@ -26,6 +26,11 @@ def exp(x: Any) -> Any:
     return x.exp() if isinstance(x, Tensor) else math.exp(x)
 
 
+def exp_negative(x: Any) -> Any:
+    """`exp` of what is not positive, which takes a compiled kernel half the time."""
+    return exp(x)
+
+
 def expm1(x: Any) -> Any:
     """``exp(x) - 1``, exact near 0."""
     return x.expm1() if isinstance(x, Tensor) else math.expm1(x)
@@ -43,6 +48,11 @@ def log1p(x: Any) -> Any:
     if isinstance(x, Tensor):
         return x.log1p()
     return math.log1p(x) if x > -1 else -math.inf if x == -1 else math.nan
+
+
+def log1p_unit(x: Any) -> Any:
+    """`log1p` of what lies in [0, 1], which takes a compiled kernel a third of the time."""
+    return log1p(x)
 
 
 def tanh(x: Any) -> Any:

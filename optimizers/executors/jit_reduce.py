@@ -12,11 +12,15 @@ from numba import cfunc, types
 from optimizers.executors.numba_dialect import OPTIONS
 from optimizers.executors.raw import caller, fetch_add, get_float64, set_float64, set_word, word
 
-#: the words of a job: `n` units (elements, or rows of `unit` elements) in pieces of `piece`, each leaving `width` sums
+#: the words of a job, before those that its block reads: `n` units (elements, or rows of `unit` elements) in pieces of
+#: `piece`, each leaving `width` sums
 JOB = "block args n piece unit width sums total threads serial_below next parallel body".split()
 BLOCK, ARGS, N, PIECE, UNIT, WIDTH, SUMS, TOTAL, THREADS, SERIAL_BELOW, NEXT, PARALLEL, BODY = range(len(JOB))
 
-_call_block = caller(types.void, *[types.intp] * 4)
+#: what a block is called for: once for all units, for each piece, and once more with the sums over all pieces
+PREPARE, MEASURE, FINISH = range(3)
+
+_call_block = caller(types.intp, *[types.intp] * 5)
 _call_parallel = caller(types.void, types.intp, types.intp, types.uint32, types.uint32)
 
 
@@ -24,7 +28,7 @@ _call_parallel = caller(types.void, types.intp, types.intp, types.uint32, types.
 def _one(job, i):
     begin = i * word(job, PIECE)
     end = min(begin + word(job, PIECE), word(job, N))
-    _call_block(word(job, BLOCK), (word(job, ARGS), begin, end, word(job, SUMS) + 8 * word(job, WIDTH) * i))
+    _call_block(word(job, BLOCK), (word(job, ARGS), begin, end, word(job, SUMS) + 8 * word(job, WIDTH) * i, MEASURE))
 
 
 @numba.njit(**OPTIONS)
@@ -44,8 +48,11 @@ def openmp_body(job):
 
 @cfunc("intp(intp)", cache=True, **OPTIONS)
 def drive(job):
-    """Runs all pieces; the sums over all of them are left in `total`."""
-    n, width = _pieces(job), word(job, WIDTH)
+    """Runs a block from beginning to end, or returns what it answers, if not 0, when it is asked to prepare."""
+    n, width, block, args = _pieces(job), word(job, WIDTH), word(job, BLOCK), word(job, ARGS)
+    refused = _call_block(block, (args, 0, word(job, N), 0, PREPARE))
+    if refused:
+        return refused
     small = word(job, N) * word(job, UNIT) < word(job, SERIAL_BELOW)
     if small or n == 1 or word(job, THREADS) == 1 or word(job, PARALLEL) == 0:
         for i in range(n):
@@ -58,4 +65,5 @@ def drive(job):
         for i in range(n):
             total += get_float64(word(job, SUMS), i * width + k)
         set_float64(word(job, TOTAL), k, total)
+    _call_block(block, (args, 0, word(job, N), word(job, TOTAL), FINISH))
     return 0

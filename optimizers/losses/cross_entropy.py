@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -66,32 +64,23 @@ class _Kernel:
         )
 
     def forward(self, input, others, options, wanted):
-        rows, scale, reduction = _rows(input, others, options)
-        if reduction == "none":
-            return rows.each(), None
-        # all ignored: nan, with a gradient of 0
-        total, gradient = rows.losses(wanted, 0.0 if math.isnan(scale) else scale)
-        return torch.full((), total * scale, dtype=input.dtype), gradient
+        rows, reduction = _rows(input, others, options)
+        return (rows.each(), None) if reduction == "none" else rows.loss(reduction == "mean", wanted)
 
     def backward(self, input, others, options, upstream):
-        rows, scale, reduction = _rows(input, others, options)
-        if reduction == "none":
-            return rows.gradient(1.0, upstream.contiguous())
-        return rows.gradient(0.0 if math.isnan(scale) else scale * upstream.item(), None)
+        rows, reduction = _rows(input, others, options)
+        return rows.gradient(reduction == "mean", upstream)
 
 
 KERNEL = _Kernel()
 
 
 def _rows(input, others, options):
-    """The kernel over the rows, and what their sum is multiplied by: nan for the mean of no row."""
+    """The kernel over the rows, and the reduction."""
     from .cross_entropy_cpu import Rows
 
     (target, weight), (ignore_index, reduction, smoothing) = others, options
-    rows = Rows(input, target, weight, ignore_index, smoothing)
-    denominator = rows.denominator()  # for any reduction: it looks at every target
-    scale = 1.0 if reduction != "mean" else float("nan") if denominator == 0 else 1 / denominator
-    return rows, scale, reduction
+    return Rows(input, target, weight, ignore_index, smoothing), reduction
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):

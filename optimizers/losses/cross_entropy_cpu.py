@@ -6,17 +6,19 @@ import functools
 from string import Template
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..executors import generate
 from ..executors.sources import storage
 from . import memory
-from .cpu import HEAD, math_source, run
+from .cpu import HEAD, STAGES, address, math_source, run
 
 #: elements of a piece, about; and the longest rows whose exponentials are taken together
-PIECE, TOGETHER = 16_384, 64
+PIECE, TOGETHER = 4096, 64
+
+#: what is asked of a block of rows
+MEAN, SUM, EACH, GRADIENT_OF_MEAN, GRADIENT = range(5)
 
 
 class Rows:
@@ -26,64 +28,60 @@ class Rows:
         self.logits, self.target, self.weight = logits, target, weight
         self.ignore_index, self.smoothing = ignore_index, smoothing
         self.rows, self.classes = logits.shape
-        self.block = _module(logits.dtype, self.classes if self.classes <= TOGETHER else 0)
-        self.total_weight = float(self.classes) if weight is None else float(weight.double().sum())
+        self.together = self.classes <= TOGETHER and logits.dtype in (torch.float32, torch.float64)
 
-    def denominator(self) -> float:
-        """The sum of the weights of all targets that are not ignored.
-
-        Raises IndexError, with the value, for a target that is no class.
-        """
-        out = np.zeros(2)
-        self._call(3, None, None, 1.0, None, out)
-        if out[1]:
-            bad = self.target[(self.target != self.ignore_index) & ((self.target < 0) | (self.target >= self.classes))]
-            raise IndexError(f"Target {int(bad[0])} is out of bounds.")
-        return float(out[0])
-
-    def losses(self, gradient: bool, scale: float) -> tuple[float, Tensor | None]:
-        """The sum of the rows' losses and, if wanted, its gradient times `scale`."""
-        out = memory.fresh(self.logits) if gradient else None
-        return float(self._call(0, None, out, scale)), out
+    def loss(self, mean: bool, gradient: bool) -> tuple[Tensor, Tensor | None]:
+        """The mean or the sum of the rows' losses and, if wanted, its gradient."""
+        value, out = self.logits.new_empty(()), memory.fresh(self.logits) if gradient else None
+        self._run(MEAN if mean else SUM, value, out)
+        return value, out
 
     def each(self) -> Tensor:
         """The loss of every row."""
-        losses = torch.empty(self.rows, dtype=self.logits.dtype)
-        self._call(1, losses, None, 1.0)
+        losses = self.logits.new_empty(self.rows)
+        self._run(EACH, losses, None)
         return losses
 
-    def gradient(self, scale: float, upstream: Tensor | None) -> Tensor:
-        """The gradient, times `scale` and, row by row, `upstream`."""
+    def gradient(self, mean: bool, upstream: Tensor) -> Tensor:
+        """The gradient of the mean or the sum, or of the rows for as many upstream gradients."""
         out = memory.fresh(self.logits)
-        self._call(2, None, out, scale, upstream)
+        by_row = upstream.contiguous() if upstream.dim() else None
+        scale = 1.0 if upstream.dim() else upstream.item()
+        self._run(GRADIENT_OF_MEAN if mean else GRADIENT, None, out, scale, by_row)
         return out
 
-    def _call(self, what: int, losses, out, scale: float, upstream=None, sums=None) -> float:
-        numbers = np.array([scale, self.smoothing, self.total_weight], np.float64)
-        tensors = (self.logits, self.target, self.weight, losses, out, upstream)
-        addresses = [0 if t is None else t.data_ptr() for t in tensors]
-        args = np.array([what, numbers.ctypes.data, self.classes, self.ignore_index, *addresses], np.int64)
-        totals = run(self.block, args, self.rows, max(1, PIECE // max(1, self.classes)), self.classes, 2)
-        if sums is not None:
-            sums[:] = totals
-        return totals[0]
+    def _run(self, what: int, value, out, scale: float = 1.0, upstream=None) -> None:
+        """Raises IndexError, with the value, for a target that is no class."""
+        scratch = None
+        if self.together:  # short rows are worked in place, whether somebody wants the result or not
+            scratch = torch.empty(2 * self.rows, dtype=torch.float64)
+            out = torch.empty_like(self.logits) if out is None else out
+        tensors = map(address, (self.logits, self.target, self.weight, value, out, upstream, scratch))
+        words = (what, self.classes, self.ignore_index, *tensors, self.rows)
+        numbers = (scale, self.smoothing, 0.0, 0.0, 0.0)
+        block = _block(self.logits.dtype, self.classes if self.together else 0)
+        bad = run(block, words, numbers, self.rows, max(1, PIECE // max(1, self.classes)), self.classes, 1)
+        if bad:
+            raise IndexError(f"Target {int(self.target[bad - 1])} is out of bounds.")
 
 
 @functools.cache
-def _module(dtype: torch.dtype, classes: int) -> Any:
+def _block(dtype: torch.dtype, classes: int) -> Any:
     """The compiled block for one dtype of logits and one small number of classes, or 0 for any."""
     kind = generate.name(dtype)
     double = kind == "float64"
-    names = storage(kind) | {
+    names = storage(kind) | STAGES
+    names |= {name: str(globals()[name]) for name in "MEAN SUM EACH GRADIENT_OF_MEAN GRADIENT".split()}
+    names |= {
         "SIGNED": "int64" if double else "int32",
         "BITS": "bits_of_float64" if double else "bits_of_float32",
         "UNSIGNED": "uint64" if double else "uint32",
         "OF_BITS": "float64_of_bits" if double else "float32_of_bits",
         "LARGEST": str(2**63 - 1 if double else 2**31 - 1),
-        "SIGN_SHIFT": 63 if double else 31,
-        "TOGETHER": TOGETHER,
-        "CLASSES": classes or "word(args, 2)",
-        "IN_PLACE": kind in ("float32", "float64"),
+        "SIGN_SHIFT": "63" if double else "31",
+        "CLASSES": str(classes or "word(args, 2)"),
+        "TOGETHER": str(bool(classes)),
+        "IN_PLACE": str(kind in ("float32", "float64")),
     }
     text = Template(HEAD + _SOURCE).substitute(names)
     return generate.load(text, "cross_entropy", math_source(), *generate.numba_ingredients()).block
@@ -94,10 +92,11 @@ import math
 
 from numba import int32, int64, uint32, uint64
 
+INLINE = {**OPTIONS, "forceinline": True}
 IN_PLACE = ${IN_PLACE}
 
 
-@njit(**OPTIONS)
+@njit(**INLINE)
 def largest(at, n):
     """The maximum, nan if there is one: of integers in the order of the numbers, which vector units compare."""
     best = ${SIGNED}(-${LARGEST} - 1)
@@ -110,9 +109,13 @@ def largest(at, n):
 
 @njit(**SUMS)
 def sum_of_exps(at, n, top):
+    """In float64, of sums over a few numbers for each lane of a vector."""
     s = 0.0
-    for i in range(n):
-        s += float64(exp(element(at, i) - top))
+    for begin in range(0, n, 256):
+        part = ${REAL}(0)
+        for i in range(begin, min(begin + 256, n)):
+            part += exp_negative(element(at, i) - top)
+        s += float64(part)
     return s
 
 
@@ -120,26 +123,14 @@ def sum_of_exps(at, n, top):
 def keep_exps(at, out, n, top):
     """The same, each of them kept."""
     s = 0.0
-    for i in range(n):
-        e = exp(element(at, i) - top)
-        set_element(out, i, e)
-        s += float64(e)
+    for begin in range(0, n, 256):
+        part = ${REAL}(0)
+        for i in range(begin, min(begin + 256, n)):
+            e = exp_negative(element(at, i) - top)
+            set_element(out, i, e)
+            part += e
+        s += float64(part)
     return s
-
-
-@njit(**OPTIONS)
-def shifted(logits, gradient, begin, end, n):
-    for r in range(begin, end):
-        at, out = logits + ${SIZE} * n * r, gradient + ${SIZE} * n * r
-        top = largest(at, n)
-        for i in range(n):
-            set_element(out, i, element(at, i) - top)
-
-
-@njit(**OPTIONS)
-def exps(at, n):
-    for i in range(n):
-        set_element(at, i, exp(element(at, i)))
 
 
 @njit(**SUMS)
@@ -150,6 +141,44 @@ def total(at, n):
     return s
 
 
+@njit(**{**SUMS, "forceinline": True})
+def sum_of_few(at, n):
+    s = ${REAL}(0)
+    for i in range(n):
+        s += element(at, i)
+    return float64(s)
+
+
+@njit(**OPTIONS)
+def exps(at, n):
+    for i in range(n):
+        set_element(at, i, exp_negative(element(at, i)))
+
+
+@njit(**OPTIONS)
+def add_logs(at, sums, n):
+    for i in range(n):
+        set_float64(at, i, get_float64(at, i) + log(get_float64(sums, i)))
+
+
+@njit(**INLINE)
+def short_rows(logits, out, lses, sums, rows, n):
+    """Leaves exponentials in `out`, and of each row their sum and its log-sum-exp.
+
+    One by one, short rows would leave the vector units idle.
+    """
+    for r in range(rows):
+        at, to = logits + ${SIZE} * n * r, out + ${SIZE} * n * r
+        top = largest(at, n)
+        set_float64(lses, r, float64(top))
+        for i in range(n):
+            set_element(to, i, element(at, i) - top)
+    exps(out, n * rows)
+    for r in range(rows):
+        set_float64(sums, r, sum_of_few(out + ${SIZE} * n * r, n))
+    add_logs(lses, sums, rows)
+
+
 @njit(**SUMS)
 def weighted(at, weight_at, n, lse):
     s = 0.0
@@ -158,7 +187,7 @@ def weighted(at, weight_at, n, lse):
     return s
 
 
-@njit(**OPTIONS)
+@njit(**INLINE)
 def scale_exps(out, n, factor, shift):
     for i in range(n):
         set_element(out, i, factor * element(out, i) - shift)
@@ -167,7 +196,7 @@ def scale_exps(out, n, factor, shift):
 @njit(**OPTIONS)
 def probabilities(at, out, n, lse, factor, shift):
     for i in range(n):
-        set_element(out, i, factor * exp(element(at, i) - lse) - shift)
+        set_element(out, i, factor * exp_negative(element(at, i) - lse) - shift)
 
 
 @njit(**OPTIONS)
@@ -183,52 +212,95 @@ def clear(out, n):
 
 
 @njit(**OPTIONS)
-def denominator(target_at, weight_at, begin, end, classes, ignored, sums):
-    s, bad = 0.0, 0
-    for r in range(begin, end):
+def strangers(target_at, rows, classes, ignored):
+    """How many targets are neither a class nor ignored."""
+    n = 0
+    for r in range(rows):
+        t = word(target_at, r)
+        n += int64((t != ignored) & ((t < 0) | (t >= classes)))
+    return n
+
+
+@njit(**OPTIONS)
+def counted(target_at, rows, ignored):
+    n = 0
+    for r in range(rows):
+        n += int64(word(target_at, r) != ignored)
+    return float64(n)
+
+
+@njit(**OPTIONS)
+def weight_of_targets(target_at, weight_at, rows, ignored):
+    s = 0.0
+    for r in range(rows):
         t = word(target_at, r)
         if t != ignored:
-            if t < 0 or t >= classes:
-                bad += 1
-            else:
-                s += float64(element(weight_at, t)) if weight_at else 1.0
-    set_float64(sums, 0, s)
-    set_float64(sums, 1, float64(bad))
+            s += float64(element(weight_at, t))
+    return s
 
 
-@cfunc("void(intp, intp, intp, intp)", cache=True, **OPTIONS)
-def block(args, begin, end, sums):
-    what, numbers, n, ignored = word(args, 0), word(args, 1), ${CLASSES}, word(args, 3)
+@njit(**OPTIONS)
+def prepare(args, rows, classes):
+    """The scales of value and gradient, and the sum of all weights; or the number of the first row without a class."""
+    numbers, what, ignored, target_at, weight_at = (
+        word(args, 0), word(args, 1), word(args, 3), word(args, 5), word(args, 6)
+    )
+    if strangers(target_at, rows, classes, ignored):
+        for r in range(rows):
+            t = word(target_at, r)
+            if t != ignored and (t < 0 or t >= classes):
+                return r + 1
+    upstream = value_scale = get_float64(numbers, 0)
+    if what == ${MEAN} or what == ${GRADIENT_OF_MEAN}:
+        if weight_at:
+            denominator = weight_of_targets(target_at, weight_at, rows, ignored)
+        else:
+            denominator = counted(target_at, rows, ignored)
+        # all ignored: nan, with a gradient of 0
+        value_scale = 1 / denominator if denominator != 0 else math.nan
+        upstream = upstream / denominator if denominator != 0 else 0.0
+    set_float64(numbers, 2, total(weight_at, classes) if weight_at else float64(classes))
+    set_float64(numbers, 3, upstream)
+    set_float64(numbers, 4, value_scale)
+    return 0
+
+
+@cfunc("intp(intp, intp, intp, intp, intp)", cache=True, **OPTIONS)
+def block(args, begin, end, sums, stage):
+    numbers, what, n, ignored = word(args, 0), word(args, 1), ${CLASSES}, word(args, 3)
     logits, target_at, weight_at = word(args, 4), word(args, 5), word(args, 6)
-    losses, gradient, upstream = word(args, 7), word(args, 8), word(args, 9)
-    if what == 3:
-        denominator(target_at, weight_at, begin, end, n, ignored, sums)
-        return
-    scale, smoothing, all_weights = get_float64(numbers, 0), get_float64(numbers, 1), get_float64(numbers, 2)
+    value_at, gradient, upstream, scratch = word(args, 7), word(args, 8), word(args, 9), word(args, 10)
+    if stage == ${PREPARE}:
+        return prepare(args, end, n)
+    if stage == ${FINISH}:
+        if what == ${MEAN} or what == ${SUM}:
+            set_element(value_at, 0, get_float64(sums, 0) * get_float64(numbers, 4))
+        return 0
+    smoothing, all_weights, scale = get_float64(numbers, 1), get_float64(numbers, 2), get_float64(numbers, 3)
     spread = smoothing / n
     loss_sum = 0.0
-    together = IN_PLACE and gradient != 0 and n <= ${TOGETHER}
-    if together:
-        # short rows one by one would leave the vector units idle
-        shifted(logits, gradient, begin, end, n)
-        exps(gradient + ${SIZE} * n * begin, n * (end - begin))
+    # of all rows in the scratch: log-sum-exps, then sums of exponentials
+    lses, exp_sums = scratch + 8 * begin, scratch
+    if ${TOGETHER}:
+        exp_sums = lses + 8 * word(args, 11)
+        short_rows(logits + ${SIZE} * n * begin, gradient + ${SIZE} * n * begin, lses, exp_sums, end - begin, n)
     for r in range(begin, end):
         at, out, t = logits + ${SIZE} * n * r, gradient + ${SIZE} * n * r, word(target_at, r)
         if t == ignored:
             if gradient:
                 clear(out, n)
-            if losses:
-                set_element(losses, r, ${REAL}(0))
+            if what == ${EACH}:
+                set_element(value_at, r, ${REAL}(0))
             continue
-        top = largest(at, n)
         keep = IN_PLACE and gradient != 0
-        if together:
-            s = total(out, n)
+        if ${TOGETHER}:
+            s, lse = get_float64(exp_sums, r - begin), get_float64(lses, r - begin)
         else:
+            top = largest(at, n)
             s = keep_exps(at, out, n, top) if keep else sum_of_exps(at, n, top)
-        lse = float64(top) + math.log(s)
+            lse = float64(top) + math.log(s)
         w = float64(element(weight_at, t)) if weight_at else 1.0
-        if what != 2:
+        if what < ${GRADIENT_OF_MEAN}:
             loss = (1 - smoothing) * w * (lse - float64(element(at, t)))
             if smoothing > 0:
                 if weight_at:
@@ -236,8 +308,8 @@ def block(args, begin, end, sums):
                 else:
                     loss += spread * (n * lse - total(at, n))
             loss_sum += loss
-            if losses:
-                set_element(losses, r, ${REAL}(loss))
+            if what == ${EACH}:
+                set_element(value_at, r, ${REAL}(loss))
         if gradient:
             here = scale * float64(element(upstream, r)) if upstream else scale
             factor = here * ((1 - smoothing) * w + spread * all_weights)
@@ -246,7 +318,7 @@ def block(args, begin, end, sums):
                 chance = float64(element(out, t)) / s
                 scale_exps(out, n, ${REAL}(factor / s), shift)
             else:
-                chance = exp(float64(element(at, t)) - lse)
+                chance = math.exp(float64(element(at, t)) - lse)
                 probabilities(at, out, n, ${REAL}(lse), ${REAL}(factor), shift)
             if weight_at and smoothing > 0:
                 subtract_weights(weight_at, out, n, ${REAL}(here * spread))
@@ -254,5 +326,5 @@ def block(args, begin, end, sums):
             right = factor * chance - here * spread * (w if weight_at else 1.0)
             set_element(out, t, ${REAL}(right - here * (1 - smoothing) * w))
     set_float64(sums, 0, loss_sum)
-    set_float64(sums, 1, 0.0)
+    return 0
 '''

@@ -12,7 +12,8 @@ numba = pytest.importorskip("numba")
 from optimizers.executors import numba_math  # noqa: E402
 from optimizers.executors.numba_dialect import OPTIONS  # noqa: E402
 
-NAMES = ("exp", "expm1", "log", "log1p", "tanh")
+NAMES = ("exp", "exp_negative", "expm1", "log", "log1p", "log1p_unit", "tanh")
+NUMPYS = {"exp_negative": np.exp, "log1p_unit": np.log1p}
 BOUNDS = {
     row.split()[0]: dict(zip((np.float32, np.float64), map(float, row.split()[1:]), strict=True))
     for row in numba_math.__doc__.splitlines()
@@ -45,7 +46,12 @@ def samples(name, kind):
     magnitudes = 10.0 ** rng.uniform(-tiny, 1, 100_000)
     both = np.concatenate([wide, magnitudes, -magnitudes])
     large = np.exp(rng.uniform(-edge, edge, 100_000))
-    values = {"log": np.concatenate([large, rng.uniform(0.3, 3, 200_000)]), "log1p": [*large, *both[both > -1]]}
+    values = {
+        "exp_negative": -np.abs(both),
+        "log1p_unit": [*rng.uniform(0, 1, 200_000), *magnitudes[magnitudes <= 1], 0.0, 1.0],
+        "log": np.concatenate([large, rng.uniform(0.3, 3, 200_000)]),
+        "log1p": [*large, *both[both > -1]],
+    }
     return np.asarray(values.get(name, both)).astype(kind)
 
 
@@ -56,7 +62,7 @@ def test_errors_are_as_stated(name, kind):
     if np.finfo(np.longdouble).nmant <= 52 and kind is np.float64:
         pytest.skip("this platform has nothing finer than float64 to compare with")
     x = samples(name, kind)
-    exact = getattr(np, name)(x.astype(np.longdouble))
+    exact = NUMPYS.get(name, getattr(np, name, None))(x.astype(np.longdouble))
     nearest = exact.astype(kind)
     normal = np.isfinite(nearest) & (np.abs(nearest) >= np.finfo(kind).tiny)
     unit = np.spacing(np.abs(nearest[normal])).astype(np.longdouble)
@@ -70,11 +76,21 @@ def test_special_values_are_as_in_c(name, kind):
     low = np.finfo(kind).tiny / 1000
     x = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, -2.0, low, -low, 800, -800, -87.5, -103.5, -745.0, 1e30, -1e30]
     x = np.array(x, kind)
+    if name == "exp_negative":
+        x = x[~(x > 0) & ~((x < -87.4) & (x > -800))]  # what would be below the normal numbers is 0
+    elif name == "log1p_unit":
+        x = np.array([np.nan, 0.0, low, 1.0], kind)
     with np.errstate(all="ignore"):
-        expected = getattr(np, name)(x)
+        expected = NUMPYS.get(name, getattr(np, name, None))(x)
         close = np.abs(results(name, x) - expected) <= 4 * np.spacing(np.abs(expected))
     same = (results(name, x) == expected) | (np.isnan(results(name, x)) & np.isnan(expected))
     assert (close | same).all(), x[~(close | same)]
+
+
+def test_what_is_below_the_normal_numbers_is_0():
+    x = np.array([-87.2, -87.9, -88.5, -103.0, -1e30], np.float32)
+    y = results("exp_negative", x)
+    assert y[0] > np.finfo(np.float32).tiny and (y[2:] == 0).all() and 0 <= y[1] < np.finfo(np.float32).tiny
 
 
 @pytest.mark.parametrize("name", NAMES)
