@@ -8,6 +8,7 @@ import textwrap
 from array import array
 from pathlib import Path
 from string import Template
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 #: elements of a piece, and below how many a second thread costs more than it saves
 PIECE, SERIAL_BELOW = 16_384, 32_768
+
+#: the words of how many sizes of inputs are kept for their next loss, and with scratch of how many numbers at most
+MOST_SIZES, MOST_KEPT = 256, 32_768
 
 driver = generate.compiled("reduce")
 _drive = cpu.callable_address(driver.drive.address)
@@ -68,48 +72,68 @@ def backward(
 
 
 def _run(block, what, input, target, out, value, upstream, scale, constants) -> None:
-    words = (what, *map(address, (input, target, out, value, upstream)))
+    words = (
+        what,
+        input.data_ptr(),
+        target.data_ptr(),
+        0 if out is None else out.data_ptr(),
+        0 if value is None else value.data_ptr(),
+        0 if upstream is None else upstream.data_ptr(),
+    )
     run(block, words, (scale, *constants), input.numel(), PIECE, 1, 1)
 
 
-def address(t: Tensor | None) -> int:
-    """Where a tensor begins, 0 for none."""
-    return 0 if t is None else t.data_ptr()
+class _Call:
+    """The words of a job in memory. They are made once for a size, since that takes longer than a small loss does."""
+
+    def __init__(self, block: Any, words: int, numbers: int, n: int, piece: int, unit: int, width: int, scratch: int):
+        pieces = -(-n // piece)
+        self.numbers = array("d", bytes(8 * (numbers + width * (pieces + 1) + scratch)))
+        numbers_at = self.numbers.buffer_info()[0]
+        sums, total = numbers_at + 8 * numbers, numbers_at + 8 * (numbers + width * pieces)
+        head = [block.address, 0, n, piece, unit, width, sums, total, 0, SERIAL_BELOW, 0, _PARALLEL]
+        head += [driver.openmp_body.address, numbers_at]
+        self.job = array("q", [*head, *[0] * words, total + 8 * width, n])
+        self.at = self.job.buffer_info()[0]
+        self.job[driver.ARGS] = self.at + 8 * len(driver.JOB)
+        self.set_words, self.set_numbers = Struct(f"{words}q").pack_into, Struct(f"{numbers}d").pack_into
+        self.first_word = 8 * len(head)
+
+
+_calls: dict[tuple[int, int, int], list[_Call]] = {}
 
 
 def run(
-    block: Any, words: tuple[int, ...], numbers: tuple[float, ...], n: int, piece: int, unit: int, width: int
+    block: Any,
+    words: tuple[int, ...],
+    numbers: tuple[float, ...],
+    n: int,
+    piece: int,
+    unit: int,
+    width: int = 1,
+    scratch: int = 0,
 ) -> int:
     """Runs a block over `n` units of `unit` elements, which leave `width` sums a piece; what it answers, if not 0.
 
-    Its arguments are the address of `numbers`, then `words`. Plain arrays: to make them takes less time than the rest.
+    Its arguments are the address of `numbers`, then `words`, the address of `scratch` float64 numbers, and `n`.
     """
-    pieces = -(-n // piece)
-    sums, floats = array("d", bytes(8 * width * (pieces + 1))), array("d", numbers)
-    sums_at = sums.buffer_info()[0]
-    job = array(
-        "q",
-        (
-            block.address,
-            0,
-            n,
-            piece,
-            unit,
-            width,
-            sums_at,
-            sums_at + 8 * width * pieces,
-            threads.count(),
-            SERIAL_BELOW,
-            0,
-            _PARALLEL,
-            driver.openmp_body.address,
-            floats.buffer_info()[0],
-            *words,
-        ),
-    )
-    at = job.buffer_info()[0]
-    job[driver.ARGS] = at + 8 * len(driver.JOB)
-    return _drive(at)
+    key = block.address, n, unit
+    spare = _calls.get(key)
+    if spare is None:
+        if len(_calls) >= MOST_SIZES:
+            _calls.clear()
+        spare = _calls.setdefault(key, [])
+    try:
+        call = spare.pop()  # nobody else has it then: other threads may be in the same loss
+    except IndexError:
+        call = _Call(block, len(words), len(numbers), n, piece, unit, width, scratch)
+    call.set_words(call.job, call.first_word, *words)
+    call.set_numbers(call.numbers, 0, *numbers)
+    call.job[driver.THREADS] = threads.count()
+    answer = _drive(call.at)
+    if scratch <= MOST_KEPT:
+        spare.append(call)
+    return answer
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -64,23 +66,25 @@ class _Kernel:
         )
 
     def forward(self, input, others, options, wanted):
-        rows, reduction = _rows(input, others, options)
-        return (rows.each(), None) if reduction == "none" else rows.loss(reduction == "mean", wanted)
+        (target, weight), (ignore_index, reduction, smoothing) = others, options
+        if reduction == "none":
+            return _cpu().each(input, target, weight, ignore_index, smoothing), None
+        return _cpu().loss(input, target, weight, ignore_index, smoothing, reduction == "mean", wanted)
 
     def backward(self, input, others, options, upstream):
-        rows, reduction = _rows(input, others, options)
-        return rows.gradient(reduction == "mean", upstream)
+        (target, weight), (ignore_index, reduction, smoothing) = others, options
+        return _cpu().gradient(input, target, weight, ignore_index, smoothing, reduction == "mean", upstream)
 
 
 KERNEL = _Kernel()
 
 
-def _rows(input, others, options):
-    """The kernel over the rows, and the reduction."""
-    from .cross_entropy_cpu import Rows
+@functools.cache
+def _cpu():
+    """The kernel, imported when it is first used."""
+    from . import cross_entropy_cpu
 
-    (target, weight), (ignore_index, reduction, smoothing) = others, options
-    return Rows(input, target, weight, ignore_index, smoothing), reduction
+    return cross_entropy_cpu
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..executors import generate
+from ..executors.kernels import SINGLE_AND_DOUBLE
 from ..executors.sources import storage
 from . import memory
-from .cpu import HEAD, STAGES, address, math_source, run
+from .cpu import HEAD, STAGES, math_source, run
 
 #: elements of a piece, about; and the longest rows whose exponentials are taken together
 PIECE, TOGETHER = 4096, 64
@@ -21,48 +22,61 @@ PIECE, TOGETHER = 4096, 64
 MEAN, SUM, EACH, GRADIENT_OF_MEAN, GRADIENT = range(5)
 
 
-class Rows:
-    """Logits ``(rows, classes)``, class indices ``(rows,)``, and how the losses of the rows are weighed."""
+def loss(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float, mean: bool, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The mean or the sum of the rows' losses and, if wanted, its gradient.
 
-    def __init__(self, logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float):
-        self.logits, self.target, self.weight = logits, target, weight
-        self.ignore_index, self.smoothing = ignore_index, smoothing
-        self.rows, self.classes = logits.shape
-        self.together = self.classes <= TOGETHER and logits.dtype in (torch.float32, torch.float64)
+    logits: ``(rows, classes)``; target: int64 class indices ``(rows,)``; weight: of the classes.
+    """
+    value, out = logits.new_empty(()), memory.fresh(logits) if wanted else None
+    _run(MEAN if mean else SUM, logits, target, weight, ignore_index, smoothing, value, out)
+    return value, out
 
-    def loss(self, mean: bool, gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """The mean or the sum of the rows' losses and, if wanted, its gradient."""
-        value, out = self.logits.new_empty(()), memory.fresh(self.logits) if gradient else None
-        self._run(MEAN if mean else SUM, value, out)
-        return value, out
 
-    def each(self) -> Tensor:
-        """The loss of every row."""
-        losses = self.logits.new_empty(self.rows)
-        self._run(EACH, losses, None)
-        return losses
+def each(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float) -> Tensor:
+    """The loss of every row."""
+    losses = logits.new_empty(len(logits))
+    _run(EACH, logits, target, weight, ignore_index, smoothing, losses, None)
+    return losses
 
-    def gradient(self, mean: bool, upstream: Tensor) -> Tensor:
-        """The gradient of the mean or the sum, or of the rows for as many upstream gradients."""
-        out = memory.fresh(self.logits)
-        by_row = upstream.contiguous() if upstream.dim() else None
-        scale = 1.0 if upstream.dim() else upstream.item()
-        self._run(GRADIENT_OF_MEAN if mean else GRADIENT, None, out, scale, by_row)
-        return out
 
-    def _run(self, what: int, value, out, scale: float = 1.0, upstream=None) -> None:
-        """Raises IndexError, with the value, for a target that is no class."""
-        scratch = None
-        if self.together:  # short rows are worked in place, whether somebody wants the result or not
-            scratch = torch.empty(2 * self.rows, dtype=torch.float64)
-            out = torch.empty_like(self.logits) if out is None else out
-        tensors = map(address, (self.logits, self.target, self.weight, value, out, upstream, scratch))
-        words = (what, self.classes, self.ignore_index, *tensors, self.rows)
-        numbers = (scale, self.smoothing, 0.0, 0.0, 0.0)
-        block = _block(self.logits.dtype, self.classes if self.together else 0)
-        bad = run(block, words, numbers, self.rows, max(1, PIECE // max(1, self.classes)), self.classes, 1)
-        if bad:
-            raise IndexError(f"Target {int(self.target[bad - 1])} is out of bounds.")
+def gradient(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float, mean: bool, upstream
+) -> Tensor:
+    """The gradient of the mean or the sum, or of the rows for as many upstream gradients."""
+    out = memory.fresh(logits)
+    what, scale, by_row = GRADIENT_OF_MEAN if mean else GRADIENT, 1.0, None
+    if upstream.dim():
+        by_row = upstream.contiguous()
+    else:
+        scale = upstream.item()
+    _run(what, logits, target, weight, ignore_index, smoothing, None, out, scale, by_row)
+    return out
+
+
+def _run(what, logits, target, weight, ignore_index, smoothing, value, out, scale=1.0, upstream=None) -> None:
+    """Raises IndexError, with the value, for a target that is no class."""
+    rows, classes = logits.shape
+    together = classes <= TOGETHER and logits.dtype in SINGLE_AND_DOUBLE
+    if together and out is None:  # short rows are worked in place, whether somebody wants the result or not
+        out = torch.empty_like(logits)
+    words = (
+        what,
+        classes,
+        ignore_index,
+        logits.data_ptr(),
+        target.data_ptr(),
+        0 if weight is None else weight.data_ptr(),
+        0 if value is None else value.data_ptr(),
+        0 if out is None else out.data_ptr(),
+        0 if upstream is None else upstream.data_ptr(),
+    )
+    numbers = (scale, smoothing, 0.0, 0.0, 0.0)
+    block = _block(logits.dtype, classes if together else 0)
+    bad = run(block, words, numbers, rows, max(1, PIECE // max(1, classes)), classes, 1, 2 * rows if together else 0)
+    if bad:
+        raise IndexError(f"Target {int(target[bad - 1])} is out of bounds.")
 
 
 @functools.cache
@@ -269,7 +283,7 @@ def prepare(args, rows, classes):
 def block(args, begin, end, sums, stage):
     numbers, what, n, ignored = word(args, 0), word(args, 1), ${CLASSES}, word(args, 3)
     logits, target_at, weight_at = word(args, 4), word(args, 5), word(args, 6)
-    value_at, gradient, upstream, scratch = word(args, 7), word(args, 8), word(args, 9), word(args, 10)
+    value_at, gradient, upstream = word(args, 7), word(args, 8), word(args, 9)
     if stage == ${PREPARE}:
         return prepare(args, end, n)
     if stage == ${FINISH}:
@@ -279,9 +293,10 @@ def block(args, begin, end, sums, stage):
     smoothing, all_weights, scale = get_float64(numbers, 1), get_float64(numbers, 2), get_float64(numbers, 3)
     spread = smoothing / n
     loss_sum = 0.0
-    # of all rows in the scratch: log-sum-exps, then sums of exponentials
-    lses, exp_sums = scratch + 8 * begin, scratch
+    lses = exp_sums = 0
     if ${TOGETHER}:
+        # of all rows: log-sum-exps, then sums of exponentials
+        lses = word(args, 10) + 8 * begin
         exp_sums = lses + 8 * word(args, 11)
         short_rows(logits + ${SIZE} * n * begin, gradient + ${SIZE} * n * begin, lses, exp_sums, end - begin, n)
     for r in range(begin, end):

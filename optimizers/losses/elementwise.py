@@ -7,6 +7,7 @@ is wanted, and the plain torch that everything else falls back to.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -53,16 +54,12 @@ class Elementwise:
         return by_kernel(self, input, (target,), (reduction, constants))
 
     def forward(self, input: Tensor, others: tuple[Any, ...], options: Options, wanted: bool):
-        from . import cpu
-
         (target,), (reduction, constants) = others, options
-        return cpu.forward(self, input, target, reduction, constants, wanted and reduction != "none")
+        return _cpu().forward(self, input, target, reduction, constants, wanted and reduction != "none")
 
     def backward(self, input: Tensor, others: tuple[Any, ...], options: Options, upstream: Tensor) -> Tensor:
-        from . import cpu
-
         (target,), (reduction, constants) = others, options
-        return cpu.backward(self, input, target, reduction, constants, upstream)
+        return _cpu().backward(self, input, target, reduction, constants, upstream)
 
     def __call__(
         self, input: Tensor, target: Tensor, reduction: str = "mean", constants: tuple[float, ...] = ()
@@ -71,6 +68,14 @@ class Elementwise:
         if input.numel() >= SMALL_ALONE and reduction in REDUCTIONS and has_kernel(input, target):
             return self.by_kernel(input, target, reduction, constants)
         return self.plain(input, (target,), (reduction, constants))
+
+
+@functools.cache
+def _cpu() -> Any:
+    """The kernels, imported when they are first used."""
+    from . import cpu
+
+    return cpu
 
 
 def reduced(values: Tensor, reduction: str) -> Tensor:

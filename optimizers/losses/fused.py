@@ -32,7 +32,7 @@ class Kernel(Protocol):
 
 def by_kernel(kernel: Kernel, input: Tensor, others: tuple[Tensor | None, ...] = (), options: Any = ()) -> Tensor:
     """The loss by its kernel; only `input` gets a gradient."""
-    return _Fused.apply(kernel, options, input, *others)
+    return _apply(kernel, options, input, *others)
 
 
 class _Fused(torch.autograd.Function):
@@ -41,24 +41,30 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx, kernel, options, input, *others):
         ctx.save_for_backward(input, *others)
-        ctx.kernel, ctx.options = kernel, options
+        ctx.kernel, ctx.options, ctx.others = kernel, options, len(others)
         value, ctx.gradient = kernel.forward(input, others, options, ctx.needs_input_grad[2])
         return value
 
     @staticmethod
     def backward(ctx, upstream):
-        input, *others = ctx.saved_tensors
+        # given away once: the next backward makes its own. It is right whatever became of the input since, so that
+        # saved tensors are not looked at
+        gradient, ctx.gradient = ctx.gradient, None
         if torch.is_grad_enabled():  # somebody wants the gradient's gradient
+            input, *others = ctx.saved_tensors
             x = input.view_as(input)
             value = ctx.kernel.plain(x, others, ctx.options)
             (gradient,) = torch.autograd.grad(value, x, upstream, create_graph=True)
-        else:
-            gradient, ctx.gradient = ctx.gradient, None  # given away once: the next backward makes its own
-            if gradient is None:
-                gradient = ctx.kernel.backward(input, others, ctx.options, upstream)
-            elif upstream.item() != 1:
-                gradient.mul_(upstream)
-        return None, None, gradient, *[None] * len(others)
+        elif gradient is None:
+            input, *others = ctx.saved_tensors
+            gradient = ctx.kernel.backward(input, others, ctx.options, upstream)
+        elif upstream.item() != 1:
+            gradient.mul_(upstream)
+        return None, None, gradient, *[None] * ctx.others
+
+
+# without what `Function.apply` does for transforms, which do not come here
+_apply = super(torch.autograd.Function, _Fused).apply  # type: ignore[misc]
 
 
 def unwatched(input: Tensor) -> bool:

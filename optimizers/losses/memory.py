@@ -16,8 +16,8 @@ HUGE_PAGE, ASK_FROM = 1 << 21, 1 << 22
 
 def fresh(like: Tensor) -> Tensor:
     """An uninitialised tensor like this one, contiguous."""
-    out = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-    if _madvise is not None and out.nbytes >= ASK_FROM and out.device.type == "cpu":
+    out = torch.empty_like(like, memory_format=torch.contiguous_format)
+    if out.nbytes >= ASK_FROM and _madvise is not None and out.device.type == "cpu":
         begin = -(-out.data_ptr() // HUGE_PAGE) * HUGE_PAGE
         end = (out.data_ptr() + out.nbytes) // HUGE_PAGE * HUGE_PAGE
         if begin < end:
