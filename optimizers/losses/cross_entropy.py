@@ -1,4 +1,4 @@
-"""Cross-entropy of logits and class indices, in one pass over the logits."""
+"""Cross-entropy of logits and classes, or probabilities of classes, in one pass over the logits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fused import REDUCTIONS, by_kernel, unwatched
+from .fused import REDUCTIONS, beside, by_kernel, unwatched
 
 #: below this many logits torch's own chain of passes takes less time than the calls around a kernel
 SMALL = 8192
@@ -27,9 +27,10 @@ def cross_entropy(
     r"""The negative log-probability of the right class: :math:`\log\sum_j e^{x_j} - x_t`.
 
     Its gradient is the predicted probabilities minus the right ones. Arguments, shapes, values at the edges and errors
-    are those of `torch.nn.functional.cross_entropy`. A kernel takes contiguous logits ``(N, C)`` with int64 class
-    indices ``(N,)``, with any of the options; the rest (probabilities as targets, further dimensions, small inputs)
-    goes to torch. Sums are taken in float64, so means in half precision do not overflow, as torch's do.
+    are those of `torch.nn.functional.cross_entropy`. Kernels take contiguous logits ``(N, C, ...)`` with int64 class
+    indices ``(N, ...)``, and logits ``(N, C)`` with as many probabilities, with any of the options; the rest (other
+    layouts, small inputs) goes to torch. Sums are taken in float64, so means in half precision do not overflow, as
+    torch's do.
     """
     if (
         input.numel() >= SMALL
@@ -37,22 +38,25 @@ def cross_entropy(
         and reduce is None
         and reduction in REDUCTIONS
         and 0 <= label_smoothing <= 1
-        and _has_kernel(input, target, weight)
+        and _has_kernel(input, target, weight, ignore_index)
     ):
         return by_kernel(KERNEL, input, (target, weight), (ignore_index, reduction, float(label_smoothing)))
     return F.cross_entropy(input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing)
 
 
-def _has_kernel(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
-    if input.dim() != 2 or not unwatched(input):
+def _has_kernel(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> bool:
+    if input.dim() < 2 or input.numel() == 0 or not unwatched(input):
         return False
-    if target.dim() != 1 or target.dtype != torch.int64 or len(target) != len(input) or not target.is_contiguous():
-        return False
-    if type(target) is not Tensor or target.device != input.device:
+    if target.dtype == torch.int64:
+        if type(target) is not Tensor or target.device != input.device or not target.is_contiguous():
+            return False
+        if target.shape != (input.shape[:1] + input.shape[2:] if input.dim() > 2 else input.shape[:1]):
+            return False
+    elif input.dim() > 2 or ignore_index >= 0 or not beside(input, target):
         return False
     if weight is None:
         return True
-    fits = weight.dtype == input.dtype and weight.shape == input.shape[1:] and weight.device == input.device
+    fits = weight.dtype == input.dtype and weight.shape == input.shape[1:2] and weight.device == input.device
     return fits and weight.is_contiguous() and not weight.requires_grad
 
 

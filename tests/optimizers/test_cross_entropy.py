@@ -21,12 +21,16 @@ def kernels_for_the_smallest(monkeypatch):
     monkeypatch.setattr(module, "SMALL", 0)
 
 
-def data(rows, classes, dtype, ignored=-100, seed=0):
+def data(shape, dtype, ignored=-100, seed=0, mixture=False):
+    """Logits, classes (or a mixture of them for every row), and weights of the classes."""
     generator = torch.Generator().manual_seed(seed)
-    logits = (3 * torch.randn(rows, classes, generator=generator, dtype=torch.float64)).to(dtype)
-    target = torch.randint(0, classes, (rows,), generator=generator)
-    target[::7] = ignored
-    return logits.requires_grad_(), target, torch.rand(classes, generator=generator, dtype=torch.float64).to(dtype)
+    logits = (3 * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype)
+    if mixture:
+        target = torch.rand(shape, generator=generator, dtype=torch.float64).softmax(1).to(dtype)
+    else:
+        target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=generator)
+        target.view(-1)[::7] = ignored
+    return logits.requires_grad_(), target, torch.rand(shape[1], generator=generator, dtype=torch.float64).to(dtype)
 
 
 def both(logits, target, weight, **options):
@@ -36,7 +40,8 @@ def both(logits, target, weight, **options):
     upstream = None
     for loss, kind in ((cross_entropy, logits.dtype), (functional.cross_entropy, torch.float64)):
         x = logits.detach().to(kind).requires_grad_()
-        value = loss(x, target, weight=None if weight is None else weight.to(kind), **options)
+        y = target.to(kind) if target.is_floating_point() else target
+        value = loss(x, y, weight=None if weight is None else weight.to(kind), **options)
         if upstream is None:
             assert "_Fused" in type(value.grad_fn).__name__
             upstream = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(kind)
@@ -44,16 +49,17 @@ def both(logits, target, weight, **options):
     return answers
 
 
-@pytest.mark.parametrize("shape", [(200, 10), (1, 2), (30, 1), (16, 300), (3, 20_000)])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_every_combination_of_options_follows_float64(shape, dtype):
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+
+
+def follows_float64(shape, dtype, mixture=False):
     """A handful of roundings in the working precision, one to the dtype; of the gradient, relative to its largest."""
     unit = torch.finfo(dtype).eps
     tolerance = 1e-12 if dtype == torch.float64 else 8 * unit
     for reduction, smoothing, weighted, ignored in itertools.product(
-        ("mean", "sum", "none"), (0.0, 0.1), (False, True), (-100, 0)
+        ("mean", "sum", "none"), (0.0, 0.1), (False, True), (-100,) if mixture else (-100, 0)
     ):
-        logits, target, weight = data(*shape, dtype, ignored)
+        logits, target, weight = data(shape, dtype, ignored, mixture=mixture)
         if (target == ignored).all():
             continue
         options = {"reduction": reduction, "label_smoothing": smoothing, "ignore_index": ignored}
@@ -61,6 +67,24 @@ def test_every_combination_of_options_follows_float64(shape, dtype):
         torch.testing.assert_close(ours[0], exact[0], rtol=tolerance, atol=tolerance)
         largest = max(float(exact[1].abs().max()), 1 / len(target))
         torch.testing.assert_close(ours[1], exact[1], rtol=tolerance, atol=tolerance * largest)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(200, 10), (1, 2), (30, 1), (16, 300), (3, 20_000)])
+def test_every_combination_of_options_follows_float64(shape, dtype):
+    follows_float64(shape, dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(4, 7, 300), (2, 3, 5, 6), (3, 1, 9), (2, 300, 70)])
+def test_classes_that_lie_apart_follow_float64(shape, dtype):
+    follows_float64(shape, dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(20, 7), (3, 1), (3, 3000)])
+def test_mixtures_of_classes_follow_float64(shape, dtype):
+    follows_float64(shape, dtype, mixture=True)
 
 
 INF, NAN = float("inf"), float("nan")
@@ -79,13 +103,19 @@ def test_infinite_and_missing_logits_are_as_in_torch(row, smoothing):
             value = loss(x, torch.tensor([target, 1]), reduction="none", label_smoothing=smoothing)
             results.append((value.detach(), torch.autograd.grad(value, x, torch.tensor([1.0, 2.0]))[0]))
         torch.testing.assert_close(*results, equal_nan=True)
+        apart = []
+        for loss in (cross_entropy, functional.cross_entropy):
+            x = torch.tensor([row, [0.0, 1.0, 2.0]]).T[None].contiguous().requires_grad_()
+            value = loss(x, torch.tensor([[target, 1]]), reduction="none", label_smoothing=smoothing)
+            apart.append((value.detach(), torch.autograd.grad(value, x, torch.tensor([[1.0, 2.0]]))[0]))
+        torch.testing.assert_close(*apart, equal_nan=True)
 
 
 def test_all_rows_ignored_is_nan_with_a_gradient_of_zero_as_in_torch():
     for smoothing in (0.0, 0.1):
-        for loss in (cross_entropy, functional.cross_entropy):
-            x = torch.randn(4, 3, requires_grad=True)
-            value = loss(x, torch.full((4,), -100), label_smoothing=smoothing)
+        for loss, shape in itertools.product((cross_entropy, functional.cross_entropy), ((4, 3), (4, 3, 2))):
+            x = torch.randn(shape, requires_grad=True)
+            value = loss(x, torch.full((shape[0], *shape[2:]), -100), label_smoothing=smoothing)
             assert value.isnan() and torch.autograd.grad(value, x)[0].eq(0).all()
 
 
@@ -103,10 +133,21 @@ def test_no_rows_and_weights_of_zero_are_as_in_torch():
 def test_a_target_that_is_no_class_is_named(bad):
     with pytest.raises(IndexError, match=f"Target {bad} is out of bounds"):
         cross_entropy(torch.ones(2, 3), torch.tensor([1, bad]))
+    with pytest.raises(IndexError, match=f"Target {bad} is out of bounds"):
+        cross_entropy(torch.ones(1, 3, 2), torch.tensor([[1, bad]]))
+
+
+def test_a_probability_of_0_for_an_infinite_logit_is_as_in_torch():
+    results = []
+    for loss in (cross_entropy, functional.cross_entropy):
+        x = torch.tensor([[0.0, -INF, 1.0]], requires_grad=True)
+        value = loss(x, torch.tensor([[0.5, 0.0, 0.5]]))
+        results.append((value.detach(), torch.autograd.grad(value, x)[0]))
+    torch.testing.assert_close(*results, equal_nan=True)
 
 
 def test_the_gradient_has_a_gradient():
-    x, target, _ = data(6, 5, torch.float64)
+    x, target, _ = data((6, 5), torch.float64)
     (gradient,) = torch.autograd.grad(cross_entropy(x, target), x, create_graph=True)
     (second,) = torch.autograd.grad(gradient.square().sum(), x)
     (goal,) = torch.autograd.grad(functional.cross_entropy(x, target), x, create_graph=True)
@@ -122,37 +163,69 @@ def test_memory_is_the_logits_and_their_gradient():
         sizes.append(like.numel())
         return original(like)
 
-    x, target, _ = data(100, 50, torch.float32)
+    x, target, _ = data((100, 80), torch.float32)
     try:
         kernel.memory.fresh = fresh
         cross_entropy(x.detach(), target)
         assert sizes == []
         cross_entropy(x, target).backward()
-        assert sizes == [5000]
+        assert sizes == [8000]
     finally:
         kernel.memory.fresh = original
 
 
 MUTANTS = {
-    "off-target gradients dropped": ("factor * element(out, i) - shift", "${REAL}(0)"),
-    "weight dropped": ("w = float64(element(weight_at, t)) if weight_at else 1.0", "w = 1.0"),
-    "ignored rows counted": ("int64(word(target_at, r) != ignored)", "1"),
-    "first upstream for all rows": ("element(upstream, r)", "element(upstream, 0)"),
-    "smoothing left out of the gradient": ("spread * all_weights)", "0)"),
-    "ignored rows keep old memory": ("                clear(out, n)", "                clear(out, 0)"),
+    "off-target gradients dropped": ("ROWS", "scale_exps(out, n, ${REAL}(factor / s), shift)", "clear(out, n)"),
+    "weight dropped": ("ROWS", "w = float64(element(weight_at, t)) if weight_at else 1.0", "w = 1.0"),
+    "ignored rows counted": ("COMMON", "int64(word(target_at, r) != ignored)", "1"),
+    "first upstream for all rows": ("ROWS", "element(upstream, r)", "element(upstream, 0)"),
+    "upstream forgotten": (
+        "COMMON",
+        "upstream, value_scale = get_float64(numbers, 0), 1.0",
+        "upstream = value_scale = 1.0",
+    ),
+    "smoothing left out of the gradient": ("ROWS", "spread * all_weights)", "0)"),
+    "ignored rows keep old memory": ("ROWS", "                clear(out, n)", "                clear(out, 0)"),
+    "reduction none of columns adds up": ("COLUMNS", "set_element(value_at, begin + i", "set_element(value_at, begin"),
+    "columns of the next sample": ("COLUMNS", "(begin - position) * n + position", "begin"),
+    "columns forget the smoothing": (
+        "COLUMNS",
+        "subtract(out + step * c, upstream, size,",
+        "subtract(out, upstream, 0,",
+    ),
+    "ignored columns keep old memory": ("COLUMNS", "set_element(out + step * c, i, ${REAL}(0))", "pass"),
+    "mixtures weighed once": ("MIXTURES", "q = element(weight_at, j) * (", "q = ("),
+    "mixtures taken as whole": ("MIXTURES", "${REAL}(here * weights / s)", "${REAL}(here / s)"),
 }
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_do_not_pass(name, monkeypatch):
-    """What other libraries shipped; each must fail the comparison that ours passes."""
-    before, after = MUTANTS[name]
-    assert before in kernel._SOURCE
-    monkeypatch.setattr(kernel, "_SOURCE", kernel._SOURCE.replace(before, after))
+    """What other libraries shipped, and more; each must fail the comparison that ours passes."""
+    where, before, after = MUTANTS[name]
+    source = getattr(kernel, where)
+    assert before in source
+    monkeypatch.setattr(kernel, where, source.replace(before, after))
     kernel._block.cache_clear()
     try:
-        with pytest.raises((AssertionError, IndexError)):
-            test_every_combination_of_options_follows_float64((200, 10), torch.float32)
+        with pytest.raises(AssertionError):
+            if where == "COLUMNS":
+                follows_float64((4, 7, 90), torch.float32)
+            else:
+                follows_float64((200, 10), torch.float32, mixture=where == "MIXTURES")
+                twice()
     finally:
         monkeypatch.undo()
         kernel._block.cache_clear()
+
+
+def twice():
+    """A gradient that is made anew, for another upstream gradient."""
+    logits, target, _ = data((200, 10), torch.float32)
+    value = cross_entropy(logits, target)
+    first = torch.autograd.grad(value, logits, retain_graph=True)[0]
+    torch.testing.assert_close(torch.autograd.grad(value, logits, torch.tensor(3.0))[0], 3 * first)
+
+
+def test_a_second_backward_makes_its_own_gradient():
+    twice()
