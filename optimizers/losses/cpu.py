@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -27,38 +27,56 @@ _drive = cpu.callable_address(driver.drive.address)
 
 #: what the source of a loss begins with
 HEAD = IMPORTS + "from optimizers.executors.numba_math import exp, expm1, log, log1p, tanh\n" + ELEMENTS
+HEAD += """
+
+@njit(forceinline=True, **OPTIONS)
+def softplus(x):
+    return maximum(x, ${REAL}(0)) + log1p(exp(-absolute(x)))
+"""
 
 #: what a block does
 SUM, SUM_AND_GRADIENT, VALUES, GRADIENTS, GRADIENT = range(5)
 
 
+Outs = tuple[Tensor | None, ...]
+
+
 def forward(
-    loss: Elementwise, input: Tensor, target: Tensor, reduction: str, constants: tuple[float, ...], gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The loss and, if wanted, its gradient for an upstream gradient of 1."""
+    loss: Elementwise, tensors: Sequence[Tensor], reduction: str, constants: tuple[float, ...], wanted: tuple[bool, ...]
+) -> tuple[Tensor, Outs | None]:
+    """The loss and, of the mean and the sum, the gradients that are wanted for an upstream gradient of 1."""
+    input = tensors[0]
     if reduction == "none":
         values = memory.fresh(input)
-        _run(loss, VALUES, input, target, constants, values)
+        _run(loss, VALUES, tensors, constants, (values,))
         return values, None
     n = input.numel()
-    out = memory.fresh(input) if gradient else None
     scale = 1.0 if reduction == "sum" else 1.0 / n if n else float("nan")
-    total = _run(loss, SUM_AND_GRADIENT if gradient else SUM, input, target, constants, out, scale)
-    return torch.full((), total * scale, dtype=input.dtype), out
+    outs = _outs(input, wanted) if any(wanted) else None
+    total = _run(loss, SUM if outs is None else SUM_AND_GRADIENT, tensors, constants, outs or (None,), scale)
+    return torch.full((), total * scale, dtype=input.dtype), outs
 
 
 def backward(
-    loss: Elementwise, input: Tensor, target: Tensor, reduction: str, constants: tuple[float, ...], upstream: Tensor
-) -> Tensor:
-    """The gradient, made anew."""
-    out = memory.fresh(input)
+    loss: Elementwise,
+    tensors: Sequence[Tensor],
+    reduction: str,
+    constants: tuple[float, ...],
+    wanted: tuple[bool, ...],
+    upstream: Tensor,
+) -> Outs:
+    """The gradients, made anew."""
+    outs = _outs(tensors[0], wanted)
     if reduction == "none":
-        upstream = upstream.contiguous()
-        _run(loss, GRADIENTS, input, target, constants, out, 1.0, upstream)
+        _run(loss, GRADIENTS, tensors, constants, outs, 1.0, upstream.contiguous())
     else:
-        scale = upstream.item() / (input.numel() if reduction == "mean" else 1)
-        _run(loss, GRADIENT, input, target, constants, out, scale)
-    return out
+        scale = upstream.item() / (tensors[0].numel() if reduction == "mean" else 1)
+        _run(loss, GRADIENT, tensors, constants, outs, scale)
+    return outs
+
+
+def _outs(like: Tensor, wanted: tuple[bool, ...]) -> Outs:
+    return tuple(memory.fresh(like) if w else None for w in wanted)
 
 
 def run(block: Any, args: np.ndarray, n: int, piece: int, unit: int, width: int = 1) -> np.ndarray:
@@ -90,32 +108,49 @@ def run(block: Any, args: np.ndarray, n: int, piece: int, unit: int, width: int 
 def _run(
     loss: Elementwise,
     what: int,
-    input: Tensor,
-    target: Tensor,
+    tensors: Sequence[Tensor],
     constants: tuple[float, ...],
-    out: Tensor | None,
+    outs: Outs,
     scale: float = 1.0,
     upstream: Tensor | None = None,
 ) -> float:
     numbers = np.array([scale, *constants], np.float64)
-    tensors = (input, target, out, upstream)
-    args = np.array([what, numbers.ctypes.data, *[0 if t is None else t.data_ptr() for t in tensors]], np.int64)
-    return float(run(_block(loss, input.dtype, len(constants)), args, input.numel(), PIECE, 1)[0])
+    # without gradients, the block that serves those of the prediction is as good as any
+    wanted = tuple(out is not None for out in outs) if what not in (SUM, VALUES) else (True,)
+    wanted += (False,) * (len(tensors) - len(wanted))
+    outs += (None,) * (len(tensors) - len(outs))
+    addresses = [0 if t is None else t.data_ptr() for t in (*tensors, *outs, upstream)]
+    args = np.array([what, numbers.ctypes.data, *addresses], np.int64)
+    block = _block(loss, tensors[0].dtype, len(constants), wanted)
+    return float(run(block, args, tensors[0].numel(), PIECE, 1)[0])
 
 
 @functools.cache
-def _block(loss: Elementwise, dtype: torch.dtype, constants: int) -> Any:
-    """The compiled block of one loss and dtype."""
+def _block(loss: Elementwise, dtype: torch.dtype, constants: int, wanted: tuple[bool, ...]) -> Any:
+    """The compiled block of one loss, dtype, and set of tensors that want a gradient."""
     kind = generate.name(dtype)
     names = storage(kind)
-    real = names["REAL"]
+    real, size, n = names["REAL"], names["SIZE"], len(wanted)
+    slopes = {k: slope for k, slope in enumerate(loss.slopes) if slope is not None and wanted[k]}
+    c = "".join(f", c{i}" for i in range(constants))
+    x = ", ".join(f"x{k}" for k in range(n)) + c
+    places = [f"x{k}_at = word(args, {2 + k}) + {size} * begin" for k in range(n)]
+    places += [f"out{k} = word(args, {2 + n + k}) + {size} * begin" for k in slopes]
+    places += [f"c{i} = {real}(get_float64(numbers, {i + 1}))" for i in range(constants)]
     names |= {
         "VALUE": typed(loss.value, "value", real),
-        "SLOPE": typed(loss.slope, "slope", real),
-        "C": "".join(f", c{i}" for i in range(constants)),
+        "SLOPES": "".join(f"{_INLINE}{typed(slope, f'slope{k}', real)}\n" for k, slope in slopes.items()),
+        "C": c,
+        "X": x,
+        "AT": ", ".join(f"x{k}_at" for k in range(n)),
+        "READ": ", ".join(f"x{k}" for k in range(n)) + " = " + ", ".join(f"element(x{k}_at, i)" for k in range(n)),
+        "OUTS": ", ".join(f"out{k}" for k in slopes),
+        "SCALED": "\n        ".join(f"set_element(out{k}, i, scale * slope{k}({x}))" for k in slopes),
+        "PLACES": "\n    ".join(places),
+        "OUT": f"word(args, {2 + n}) + {size} * begin",
+        "UPSTREAM": f"word(args, {2 + 2 * n}) + {size} * begin",
     }
-    loads = "\n".join(f"c{i} = {real}(get_float64(numbers, {i + 1}))" for i in range(constants))
-    text = Template(HEAD + _SOURCE).substitute(names, LOADS=textwrap.indent(loads, "    ").lstrip() or "pass")
+    text = Template(HEAD + _SOURCE).substitute(names)
     return generate.load(text, "loss", math_source(), *generate.numba_ingredients()).block
 
 
@@ -125,68 +160,72 @@ def math_source() -> str:
     return Path(generate.__file__).with_name("numba_math.py").read_text(encoding="utf-8")
 
 
+_INLINE = "@njit(forceinline=True, **OPTIONS)\n"
+
 _SOURCE = """
 
 @njit(forceinline=True, **OPTIONS)
 ${VALUE}
 
 
-@njit(forceinline=True, **OPTIONS)
-${SLOPE}
-
+${SLOPES}
 
 @njit(**SUMS)
-def total(x_at, y_at, n${C}):
+def total(${AT}, n${C}):
     s = 0.0
     for i in range(n):
-        s += float64(value(element(x_at, i), element(y_at, i)${C}))
+        ${READ}
+        s += float64(value(${X}))
     return s
 
 
 @njit(**SUMS)
-def total_and_gradient(x_at, y_at, out, n, scale${C}):
+def total_and_gradient(${AT}, ${OUTS}, n, scale${C}):
     s = 0.0
     for i in range(n):
-        x, y = element(x_at, i), element(y_at, i)
-        s += float64(value(x, y${C}))
-        set_element(out, i, scale * slope(x, y${C}))
+        ${READ}
+        s += float64(value(${X}))
+        ${SCALED}
     return s
 
 
 @njit(**OPTIONS)
-def values(x_at, y_at, out, n${C}):
+def values(${AT}, out, n${C}):
     for i in range(n):
-        set_element(out, i, value(element(x_at, i), element(y_at, i)${C}))
+        ${READ}
+        set_element(out, i, value(${X}))
 
 
 @njit(**OPTIONS)
-def gradient(x_at, y_at, out, n, scale${C}):
+def gradient(${AT}, ${OUTS}, n, scale${C}):
     for i in range(n):
-        set_element(out, i, scale * slope(element(x_at, i), element(y_at, i)${C}))
+        ${READ}
+        ${SCALED}
 
 
 @njit(**OPTIONS)
-def gradients(x_at, y_at, out, up, n${C}):
+def gradients(${AT}, ${OUTS}, up, n${C}):
     for i in range(n):
-        set_element(out, i, element(up, i) * slope(element(x_at, i), element(y_at, i)${C}))
+        ${READ}
+        scale = element(up, i)
+        ${SCALED}
 
 
 @cfunc("void(intp, intp, intp, intp)", cache=True, **OPTIONS)
 def block(args, begin, end, sums):
-    what, numbers, skip, n = word(args, 0), word(args, 1), ${SIZE} * begin, end - begin
+    what, numbers, n = word(args, 0), word(args, 1), end - begin
     scale = ${REAL}(get_float64(numbers, 0))
-    ${LOADS}
-    x_at, y_at, out = word(args, 2) + skip, word(args, 3) + skip, word(args, 4) + skip
+    ${PLACES}
     s = 0.0
     if what == 0:
-        s = total(x_at, y_at, n${C})
+        s = total(${AT}, n${C})
     elif what == 1:
-        s = total_and_gradient(x_at, y_at, out, n, scale${C})
+        s = total_and_gradient(${AT}, ${OUTS}, n, scale${C})
     elif what == 2:
-        values(x_at, y_at, out, n${C})
+        values(${AT}, ${OUT}, n${C})
     elif what == 3:
-        gradients(x_at, y_at, out, word(args, 5) + skip, n${C})
+        gradients(${AT}, ${OUTS}, ${UPSTREAM}, n${C})
     else:
-        gradient(x_at, y_at, out, n, scale${C})
+        gradient(${AT}, ${OUTS}, n, scale${C})
     set_float64(sums, 0, s)
 """
