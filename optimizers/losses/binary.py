@@ -186,7 +186,7 @@ class BCELoss(nn.BCELoss):
         ...     p = (p - 0.1 * gradient).detach().requires_grad_()
         ...     print(f"{p:.3f} {error:.4f}")
         0.600 0.6931
-        0.662 0.6127
+        0.663 0.6122
         0.702 0.5803
         0.725 0.5681
     """
