@@ -189,14 +189,15 @@ def test_a_negative_variance_is_refused_and_a_missing_number_is_not():
 EDGES = [-math.inf, -1e4, -100.0, -0.0, 0.0, 1.0, 100.0, math.inf, math.nan]
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_values_and_gradients_at_the_edges_are_torchs(reduction):
+def test_values_and_gradients_at_the_edges_are_torchs(reduction, create_graph):
     def both(name, x, *others, **options):
         results = []
         for home in (losses, functional):
             a = torch.tensor([x], requires_grad=True)
             value = getattr(home, name)(a, *[torch.tensor([t]) for t in others], reduction=reduction, **options)
-            results.append((value.detach(), torch.autograd.grad(value.sum(), a)[0]))
+            results.append((value.detach(), torch.autograd.grad(value.sum(), a, create_graph=create_graph)[0].detach()))
         torch.testing.assert_close(*results, equal_nan=True, msg=lambda m: f"{name} {x} {others} {options}\n{m}")
 
     for x, y in itertools.product(EDGES, (0.0, 0.5, 1.0)):
