@@ -60,6 +60,13 @@ def tanh(x: Any) -> Any:
     return x.tanh() if isinstance(x, Tensor) else math.tanh(x)
 
 
+def softplus(x: Any) -> Any:
+    """``log(1 + exp(x))``, which does not overflow, and whose derivatives autograd has right at 0 too."""
+    if isinstance(x, Tensor):
+        return -torch.nn.functional.logsigmoid(-x)
+    return max(x, 0) + math.log1p(math.exp(-abs(x)))
+
+
 def absolute(x: Any) -> Any:
     """Absolute value."""
     return abs(x)

@@ -1,8 +1,32 @@
 """Losses: drop-in replacements for those of torch.nn and torch.nn.functional."""
 
-from .cross_entropy import CrossEntropyLoss, cross_entropy
-from .pointwise import (
+from torch import nn as _nn
+
+from .adaptive import AdaptiveLogSoftmaxWithLoss
+from .binary import (
+    BCELoss,
     BCEWithLogitsLoss,
+    MultiLabelSoftMarginLoss,
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    multilabel_soft_margin_loss,
+)
+from .cross_entropy import CrossEntropyLoss, cross_entropy
+from .margins import (
+    CosineEmbeddingLoss,
+    MarginRankingLoss,
+    MultiLabelMarginLoss,
+    MultiMarginLoss,
+    TripletMarginLoss,
+    TripletMarginWithDistanceLoss,
+    cosine_embedding_loss,
+    margin_ranking_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
+from .pointwise import (
     HingeEmbeddingLoss,
     HuberLoss,
     KLDivLoss,
@@ -11,7 +35,6 @@ from .pointwise import (
     PoissonNLLLoss,
     SmoothL1Loss,
     SoftMarginLoss,
-    binary_cross_entropy_with_logits,
     hinge_embedding_loss,
     huber_loss,
     kl_div,
@@ -21,6 +44,7 @@ from .pointwise import (
     smooth_l1_loss,
     soft_margin_loss,
 )
+from .probabilities import CTCLoss, GaussianNLLLoss, NLLLoss, ctc_loss, gaussian_nll_loss, nll_loss
 from .robust import (
     CauchyLoss,
     CharbonnierLoss,
@@ -43,10 +67,15 @@ from .robust import (
 )
 
 __all__ = [
+    "AdaptiveLogSoftmaxWithLoss",
+    "BCELoss",
     "BCEWithLogitsLoss",
+    "CTCLoss",
     "CauchyLoss",
     "CharbonnierLoss",
+    "CosineEmbeddingLoss",
     "CrossEntropyLoss",
+    "GaussianNLLLoss",
     "GemanMcClureLoss",
     "GeneralRobustLoss",
     "HingeEmbeddingLoss",
@@ -55,17 +84,28 @@ __all__ = [
     "L1Loss",
     "LogCoshLoss",
     "MSELoss",
+    "MarginRankingLoss",
+    "MultiLabelMarginLoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
+    "NLLLoss",
     "PinballLoss",
     "PoissonNLLLoss",
     "SigmoidFocalLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
     "TukeyLoss",
     "WelschLoss",
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cauchy_loss",
     "charbonnier_loss",
+    "cosine_embedding_loss",
     "cross_entropy",
+    "ctc_loss",
+    "gaussian_nll_loss",
     "geman_mcclure_loss",
     "general_robust_loss",
     "hinge_embedding_loss",
@@ -73,12 +113,24 @@ __all__ = [
     "kl_div",
     "l1_loss",
     "log_cosh_loss",
+    "margin_ranking_loss",
     "mse_loss",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
+    "nll_loss",
     "pinball_loss",
     "poisson_nll_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
     "soft_margin_loss",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
     "tukey_loss",
     "welsch_loss",
 ]
+
+if hasattr(_nn, "LinearCrossEntropyLoss"):
+    from .linear_cross_entropy import LinearCrossEntropyLoss, linear_cross_entropy
+
+    __all__ += ["LinearCrossEntropyLoss", "linear_cross_entropy"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-import textwrap
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from struct import Struct
@@ -35,52 +35,74 @@ _PARALLEL = (threads.openmp() or (0,))[0]
 STAGES = {name: str(getattr(driver, name)) for name in ("PREPARE", "MEASURE", "FINISH")}
 #: what the source of a loss begins with
 HEAD = IMPORTS + "from optimizers.executors.numba_math import *\n" + ELEMENTS
+HEAD += """
+
+@njit(forceinline=True, **OPTIONS)
+def softplus(x):
+    return maximum(x, ${REAL}(0)) + log1p_unit(exp_negative(-absolute(x)))
+"""
 
 #: what is asked of a block of elements
 SUM, SUM_AND_GRADIENT, VALUES, GRADIENTS, GRADIENT = range(5)
 
+Outs = tuple[Tensor | None, ...]
+
 
 def forward(
-    loss: Elementwise, input: Tensor, target: Tensor, reduction: str, constants: tuple[float, ...], gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The loss and, if wanted, its gradient for an upstream gradient of 1."""
-    block = _block(loss, input.dtype, len(constants))
+    loss: Elementwise, tensors: Sequence[Tensor], reduction: str, constants: tuple[float, ...], wanted: tuple[bool, ...]
+) -> tuple[Tensor, Outs | None]:
+    """The loss and, of the mean and the sum, the gradients that are wanted for an upstream gradient of 1."""
+    input = tensors[0]
     if reduction == "none":
         values = memory.fresh(input)
-        _run(block, VALUES, input, target, values, None, None, 1.0, constants)
+        _run(loss, VALUES, tensors, constants, None, values)
         return values, None
     n = input.numel()
     value = input.new_empty(())
-    out = memory.fresh(input) if gradient else None
     scale = 1.0 if reduction == "sum" else 1.0 / n if n else math.nan
-    _run(block, SUM_AND_GRADIENT if gradient else SUM, input, target, out, value, None, scale, constants)
-    return value, out
+    outs = _outs(input, wanted) if True in wanted else None
+    _run(loss, SUM if outs is None else SUM_AND_GRADIENT, tensors, constants, outs, value, scale)
+    return value, outs
 
 
 def backward(
-    loss: Elementwise, input: Tensor, target: Tensor, reduction: str, constants: tuple[float, ...], upstream: Tensor
-) -> Tensor:
-    """The gradient, made anew."""
-    block = _block(loss, input.dtype, len(constants))
-    out = memory.fresh(input)
+    loss: Elementwise,
+    tensors: Sequence[Tensor],
+    reduction: str,
+    constants: tuple[float, ...],
+    wanted: tuple[bool, ...],
+    upstream: Tensor,
+) -> Outs:
+    """The gradients, made anew."""
+    outs = _outs(tensors[0], wanted)
     if reduction == "none":
-        _run(block, GRADIENTS, input, target, out, None, upstream.contiguous(), 1.0, constants)
+        _run(loss, GRADIENTS, tensors, constants, outs, upstream.contiguous())
     else:
-        scale = upstream.item() / (input.numel() if reduction == "mean" else 1)
-        _run(block, GRADIENT, input, target, out, None, None, scale, constants)
-    return out
+        scale = upstream.item() / (tensors[0].numel() if reduction == "mean" else 1)
+        _run(loss, GRADIENT, tensors, constants, outs, None, scale)
+    return outs
 
 
-def _run(block, what, input, target, out, value, upstream, scale, constants) -> None:
-    words = (
-        what,
-        input.data_ptr(),
-        target.data_ptr(),
-        0 if out is None else out.data_ptr(),
-        0 if value is None else value.data_ptr(),
-        0 if upstream is None else upstream.data_ptr(),
-    )
-    run(block, words, (scale, *constants), input.numel(), PIECE, 1, 1)
+def _outs(like: Tensor, wanted: tuple[bool, ...]) -> Outs:
+    return tuple([memory.fresh(like) if w else None for w in wanted])
+
+
+def _run(
+    loss: Elementwise,
+    what: int,
+    tensors: Sequence[Tensor],
+    constants: tuple[float, ...],
+    outs: Outs | None,
+    other: Tensor | None,
+    scale: float = 1.0,
+) -> None:
+    """`other`: where the value or the values go, or the upstream gradients."""
+    input = tensors[0]
+    # without gradients, the block that serves those of the prediction is as good as any
+    wanted = (True, *[False] * (len(tensors) - 1)) if outs is None else tuple([out is not None for out in outs])
+    words = [what, 0 if other is None else other.data_ptr(), *[t.data_ptr() for t in tensors]]
+    words += [0] * len(tensors) if outs is None else [0 if out is None else out.data_ptr() for out in outs]
+    run(_block(loss, input.dtype, len(constants), wanted), words, (scale, *constants), input.numel(), PIECE, 1)
 
 
 class _Call:
@@ -105,7 +127,7 @@ _calls: dict[tuple[int, int, int], list[_Call]] = {}
 
 def run(
     block: Any,
-    words: tuple[int, ...],
+    words: Sequence[int],
     numbers: tuple[float, ...],
     n: int,
     piece: int,
@@ -137,18 +159,30 @@ def run(
 
 
 @functools.cache
-def _block(loss: Elementwise, dtype: torch.dtype, constants: int) -> Any:
-    """The compiled block of one loss and dtype."""
+def _block(loss: Elementwise, dtype: torch.dtype, constants: int, wanted: tuple[bool, ...]) -> Any:
+    """The compiled block of one loss, dtype, and set of tensors that want a gradient."""
     kind = generate.name(dtype)
     names = storage(kind) | STAGES
-    real = names["REAL"]
-    names |= {name: str(globals()[name]) for name in "SUM SUM_AND_GRADIENT VALUES GRADIENTS".split()} | {
+    names |= {name: str(globals()[name]) for name in "SUM SUM_AND_GRADIENT VALUES GRADIENTS".split()}
+    real, size, n = names["REAL"], names["SIZE"], len(wanted)
+    slopes = {k: slope for k, slope in enumerate(loss.slopes) if slope is not None and wanted[k]}
+    c = "".join(f", c{i}" for i in range(constants))
+    x = ", ".join(f"x{k}" for k in range(n)) + c
+    places = [f"x{k}_at = word(args, {3 + k}) + {size} * begin" for k in range(n)]
+    places += [f"out{k} = word(args, {3 + n + k}) + {size} * begin" for k in slopes]
+    places += [f"c{i} = {real}(get_float64(numbers, {i + 1}))" for i in range(constants)]
+    names |= {
         "VALUE": typed(loss.value, "value", real),
-        "SLOPE": typed(loss.slope, "slope", real),
-        "C": "".join(f", c{i}" for i in range(constants)),
+        "SLOPES": "".join(f"{_INLINE}{typed(slope, f'slope{k}', real)}\n" for k, slope in slopes.items()),
+        "C": c,
+        "X": x,
+        "AT": ", ".join(f"x{k}_at" for k in range(n)),
+        "READ": ", ".join(f"x{k}" for k in range(n)) + " = " + ", ".join(f"element(x{k}_at, i)" for k in range(n)),
+        "OUTS": ", ".join(f"out{k}" for k in slopes),
+        "SCALED": "\n        ".join(f"set_element(out{k}, i, scale * slope{k}({x}))" for k in slopes),
+        "PLACES": "\n    ".join(places),
     }
-    loads = "\n".join(f"c{i} = {real}(get_float64(numbers, {i + 1}))" for i in range(constants))
-    text = Template(HEAD + _SOURCE).substitute(names, LOADS=textwrap.indent(loads, "    ").lstrip() or "pass")
+    text = Template(HEAD + _SOURCE).substitute(names)
     return generate.load(text, "loss", math_source(), *generate.numba_ingredients()).block
 
 
@@ -158,74 +192,77 @@ def math_source() -> str:
     return Path(generate.__file__).with_name("numba_math.py").read_text(encoding="utf-8")
 
 
+_INLINE = "@njit(forceinline=True, **OPTIONS)\n"
+
 _SOURCE = """
 
 @njit(forceinline=True, **OPTIONS)
 ${VALUE}
 
 
-@njit(forceinline=True, **OPTIONS)
-${SLOPE}
-
+${SLOPES}
 
 @njit(**SUMS)
-def total(x_at, y_at, n${C}):
+def total(${AT}, n${C}):
     s = 0.0
     for i in range(n):
-        s += float64(value(element(x_at, i), element(y_at, i)${C}))
+        ${READ}
+        s += float64(value(${X}))
     return s
 
 
 @njit(**SUMS)
-def total_and_gradient(x_at, y_at, out, n, scale${C}):
+def total_and_gradient(${AT}, ${OUTS}, n, scale${C}):
     s = 0.0
     for i in range(n):
-        x, y = element(x_at, i), element(y_at, i)
-        s += float64(value(x, y${C}))
-        set_element(out, i, scale * slope(x, y${C}))
+        ${READ}
+        s += float64(value(${X}))
+        ${SCALED}
     return s
 
 
 @njit(**OPTIONS)
-def values(x_at, y_at, out, n${C}):
+def values(${AT}, out, n${C}):
     for i in range(n):
-        set_element(out, i, value(element(x_at, i), element(y_at, i)${C}))
+        ${READ}
+        set_element(out, i, value(${X}))
 
 
 @njit(**OPTIONS)
-def gradient(x_at, y_at, out, n, scale${C}):
+def gradient(${AT}, ${OUTS}, n, scale${C}):
     for i in range(n):
-        set_element(out, i, scale * slope(element(x_at, i), element(y_at, i)${C}))
+        ${READ}
+        ${SCALED}
 
 
 @njit(**OPTIONS)
-def gradients(x_at, y_at, out, up, n${C}):
+def gradients(${AT}, ${OUTS}, up, n${C}):
     for i in range(n):
-        set_element(out, i, element(up, i) * slope(element(x_at, i), element(y_at, i)${C}))
+        ${READ}
+        scale = element(up, i)
+        ${SCALED}
 
 
 @cfunc("intp(intp, intp, intp, intp, intp)", cache=True, **OPTIONS)
 def block(args, begin, end, sums, stage):
-    numbers, what, value_at = word(args, 0), word(args, 1), word(args, 5)
-    scale = ${REAL}(get_float64(numbers, 0))
-    if stage == ${FINISH} and value_at:
-        set_element(value_at, 0, get_float64(sums, 0) * get_float64(numbers, 0))
+    numbers, what, other = word(args, 0), word(args, 1), word(args, 2)
+    if stage == ${FINISH} and (what == ${SUM} or what == ${SUM_AND_GRADIENT}):
+        set_element(other, 0, get_float64(sums, 0) * get_float64(numbers, 0))
     if stage != ${MEASURE}:
         return 0
-    ${LOADS}
-    skip, n = ${SIZE} * begin, end - begin
-    x_at, y_at, out = word(args, 2) + skip, word(args, 3) + skip, word(args, 4) + skip
+    n, scale = end - begin, ${REAL}(get_float64(numbers, 0))
+    ${PLACES}
     s = 0.0
     if what == ${SUM}:
-        s = total(x_at, y_at, n${C})
+        s = total(${AT}, n${C})
     elif what == ${SUM_AND_GRADIENT}:
-        s = total_and_gradient(x_at, y_at, out, n, scale${C})
+        s = total_and_gradient(${AT}, ${OUTS}, n, scale${C})
     elif what == ${VALUES}:
-        values(x_at, y_at, out, n${C})
+        values(${AT}, other + ${SIZE} * begin, n${C})
     elif what == ${GRADIENTS}:
-        gradients(x_at, y_at, out, word(args, 6) + skip, n${C})
+        gradients(${AT}, ${OUTS}, other + ${SIZE} * begin, n${C})
     else:
-        gradient(x_at, y_at, out, n, scale${C})
+        gradient(${AT}, ${OUTS}, n, scale${C})
     set_float64(sums, 0, s)
     return 0
 """

@@ -40,7 +40,7 @@ def cross_entropy(
         and 0 <= label_smoothing <= 1
         and _has_kernel(input, target, weight, ignore_index)
     ):
-        return by_kernel(KERNEL, input, (target, weight), (ignore_index, reduction, float(label_smoothing)))
+        return by_kernel(KERNEL, (input, target, weight), (ignore_index, reduction, float(label_smoothing)))
     return F.cross_entropy(input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing)
 
 
@@ -61,23 +61,26 @@ def _has_kernel(input: Tensor, target: Tensor, weight: Tensor | None, ignore_ind
 
 
 class _Kernel:
-    """Over rows of logits; `others` are the classes and their weights, `options` the last three arguments."""
+    """Over rows of logits; after them the classes and their weights; `options` are the last three arguments."""
 
-    def plain(self, input, others, options):
-        (target, weight), (ignore_index, reduction, smoothing) = others, options
+    def plain(self, tensors, options):
+        (input, target, weight), (ignore_index, reduction, smoothing) = tensors, options
         return F.cross_entropy(
             input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=smoothing
         )
 
-    def forward(self, input, others, options, wanted):
-        (target, weight), (ignore_index, reduction, smoothing) = others, options
+    def forward(self, tensors, options, wanted):
+        (input, target, weight), (ignore_index, reduction, smoothing) = tensors, options
         if reduction == "none":
             return _cpu().each(input, target, weight, ignore_index, smoothing), None
-        return _cpu().loss(input, target, weight, ignore_index, smoothing, reduction == "mean", wanted)
+        mean = reduction == "mean"
+        value, gradient = _cpu().loss(input, target, weight, ignore_index, smoothing, mean, wanted[0])
+        return value, (gradient, None, None)
 
-    def backward(self, input, others, options, upstream):
-        (target, weight), (ignore_index, reduction, smoothing) = others, options
-        return _cpu().gradient(input, target, weight, ignore_index, smoothing, reduction == "mean", upstream)
+    def backward(self, tensors, options, wanted, upstream):
+        (input, target, weight), (ignore_index, reduction, smoothing) = tensors, options
+        mean = reduction == "mean"
+        return _cpu().gradient(input, target, weight, ignore_index, smoothing, mean, upstream), None, None
 
 
 KERNEL = _Kernel()

@@ -33,14 +33,14 @@ def loss(
     many probabilities; weight: of the classes.
     """
     value, out = logits.new_empty(()), memory.fresh(logits) if wanted else None
-    _run(MEAN if mean else SUM, logits, target, weight, ignore_index, smoothing, value, out)
+    run_kernel(MEAN if mean else SUM, logits, target, weight, ignore_index, smoothing, value, out)
     return value, out
 
 
 def each(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float) -> Tensor:
     """The loss of every row, or of every position."""
     losses = logits.new_empty((len(logits), *logits.shape[2:]))
-    _run(EACH, logits, target, weight, ignore_index, smoothing, losses, None)
+    run_kernel(EACH, logits, target, weight, ignore_index, smoothing, losses, None)
     return losses
 
 
@@ -54,12 +54,15 @@ def gradient(
         by_row = upstream.contiguous()
     else:
         scale = upstream.item()
-    _run(what, logits, target, weight, ignore_index, smoothing, None, out, scale, by_row)
+    run_kernel(what, logits, target, weight, ignore_index, smoothing, None, out, scale, by_row)
     return out
 
 
-def _run(what, logits, target, weight, ignore_index, smoothing, value, out, scale=1.0, upstream=None) -> None:
-    """Raises IndexError, with the value, for a target that is no class."""
+def run_kernel(what, logits, target, weight, ignore_index, smoothing, value, out, scale=1.0, upstream=None) -> None:
+    """Writes losses or their mean or sum to `value`, and the gradient times `scale` and `upstream` to `out`.
+
+    Raises IndexError, with the value, for a target that is no class.
+    """
     classes, apart, rows = logits.size(1), 1, target.numel()
     short = False
     if target.dtype != torch.int64:

@@ -1,14 +1,14 @@
 """Losses that are a sum over elements: what such a loss is made of, and its one autograd function.
 
 A member declares its value and its slope, each in a line of the dialect (`optimizers.dialect`), for one prediction and
-one target. From those come a compiled kernel that reads both tensors once and leaves the sum, and the gradient if one
-is wanted, and the plain torch that everything else falls back to.
+one target, or more tensors. From those come a compiled kernel that reads each tensor once and leaves the sum, and the
+gradients that are wanted, and the plain torch that everything else falls back to.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..executors import kernels
-from .fused import REDUCTIONS, beside, by_kernel, unwatched
+from .fused import REDUCTIONS, alike, beside, by_kernel, unwatched
 
 #: below this many elements the calls around a kernel take longer than the passes it saves, of torch's own losses and of
 #: those that torch does not have
@@ -29,45 +29,74 @@ Options = tuple[str, tuple[float, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Elementwise:
-    """A loss of one prediction `x` and one target `y`, with constants.
+    """A loss of one prediction `x`, one target `y` and whatever further tensors, with constants.
 
-    value(x, y, *constants): the loss of an element.
-    slope(x, y, *constants): its derivative with respect to x.
+    value(x, y, ..., *constants): the loss of an element.
+    slope(x, y, ..., *constants): its derivative with respect to x.
+    others: the derivatives with respect to y and what follows, None for a tensor that gets no gradient by the kernel.
+    original(x, y, ..., reduction, *constants): the same loss by torch, where autograd of `value` is not what torch
+        makes of it: where something is clamped.
     """
 
     value: Callable[..., Any]
     slope: Callable[..., Any]
+    others: tuple[Callable[..., Any] | None, ...] = (None,)
+    original: Callable[..., Tensor] | None = None
 
-    def plain(self, input: Tensor, others: tuple[Any, ...], options: Options) -> Tensor:
+    @property
+    def slopes(self) -> tuple[Callable[..., Any] | None, ...]:
+        """For each tensor the derivative with respect to it."""
+        return self.slope, *self.others
+
+    def plain(self, tensors: Sequence[Tensor], options: Options) -> Tensor:
         """The loss in plain torch; half types are worked in float32 and rounded once."""
-        (target,), (reduction, constants) = others, options
-        work = torch.float32 if input.dtype in kernels.HALF else input.dtype
-        values = self.value(input.to(work), target.to(work), *constants)
-        return reduced(values, reduction).to(input.dtype)
+        reduction, constants = options
+        if self.original is not None:
+            return self.original(*tensors, reduction, *constants)
+        dtype = tensors[0].dtype
+        work = torch.float32 if dtype in kernels.HALF else dtype
+        return reduced(self.value(*[t.to(work) for t in tensors], *constants), reduction).to(dtype)
 
-    def takes(self, input: Tensor, target: Tensor, reduction: str) -> bool:
+    def takes(self, input: Tensor, others: Tensor | tuple[Tensor, ...], reduction: str) -> bool:
         """Whether a kernel is safe, and faster than torch."""
-        return input.numel() >= SMALL and reduction in REDUCTIONS and has_kernel(input, target)
+        return input.numel() >= SMALL and reduction in REDUCTIONS and self.has_kernel(input, others)
 
-    def by_kernel(self, input: Tensor, target: Tensor, reduction: str, constants: tuple[float, ...] = ()) -> Tensor:
+    def has_kernel(self, input: Tensor, others: Tensor | tuple[Tensor, ...]) -> bool:
+        """Whether a kernel may read all tensors element by element, and nothing watches what is computed."""
+        if not unwatched(input):
+            return False
+        fits = [beside if slope is None else alike for slope in self.others]
+        return all(fit(input, other) for fit, other in zip(fits, _tuple(others), strict=True))
+
+    def by_kernel(
+        self,
+        input: Tensor,
+        others: Tensor | tuple[Tensor, ...],
+        reduction: str,
+        constants: tuple[float, ...] = (),
+    ) -> Tensor:
         """The loss by a kernel, for what it `takes`."""
-        return by_kernel(self, input, (target,), (reduction, constants))
+        return by_kernel(self, (input, *_tuple(others)), (reduction, constants))
 
-    def forward(self, input: Tensor, others: tuple[Any, ...], options: Options, wanted: bool):
-        (target,), (reduction, constants) = others, options
-        return _cpu().forward(self, input, target, reduction, constants, wanted and reduction != "none")
+    def forward(self, tensors: Sequence[Tensor], options: Options, wanted: tuple[bool, ...]):
+        reduction, constants = options
+        return _cpu().forward(self, tensors, reduction, constants, wanted)
 
-    def backward(self, input: Tensor, others: tuple[Any, ...], options: Options, upstream: Tensor) -> Tensor:
-        (target,), (reduction, constants) = others, options
-        return _cpu().backward(self, input, target, reduction, constants, upstream)
+    def backward(self, tensors: Sequence[Tensor], options: Options, wanted: tuple[bool, ...], upstream: Tensor):
+        reduction, constants = options
+        return _cpu().backward(self, tensors, reduction, constants, wanted, upstream)
 
     def __call__(
-        self, input: Tensor, target: Tensor, reduction: str = "mean", constants: tuple[float, ...] = ()
+        self,
+        input: Tensor,
+        others: Tensor | tuple[Tensor, ...],
+        reduction: str = "mean",
+        constants: tuple[float, ...] = (),
     ) -> Tensor:
         """The loss, by a kernel where one is safe and worth its call, or else in plain torch."""
-        if input.numel() >= SMALL_ALONE and reduction in REDUCTIONS and has_kernel(input, target):
-            return self.by_kernel(input, target, reduction, constants)
-        return self.plain(input, (target,), (reduction, constants))
+        if input.numel() >= SMALL_ALONE and reduction in REDUCTIONS and self.has_kernel(input, others):
+            return self.by_kernel(input, others, reduction, constants)
+        return self.plain((input, *_tuple(others)), (reduction, constants))
 
 
 @functools.cache
@@ -85,6 +114,5 @@ def reduced(values: Tensor, reduction: str) -> Tensor:
     return values.mean() if reduction == "mean" else values.sum()
 
 
-def has_kernel(input: Tensor, target: Tensor) -> bool:
-    """Whether a kernel may read both tensors element by element, and nothing watches or transforms what is computed."""
-    return unwatched(input) and beside(input, target)
+def _tuple(others: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return others if isinstance(others, tuple) else (others,)

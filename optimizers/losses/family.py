@@ -6,6 +6,8 @@ of the charts are all made of these lines, and a test holds each slope against a
 
 from __future__ import annotations
 
+from torch.nn import functional as F
+
 from ..dialect import (
     absolute,
     exp,
@@ -13,10 +15,10 @@ from ..dialect import (
     expm1,
     log,
     log1p,
-    log1p_unit,
     maximum,
     minimum,
     sign,
+    softplus,
     sqrt,
     tanh,
     where,
@@ -41,8 +43,8 @@ def l1_slope(x, y):
 
 
 def smooth_l1(x, y, beta):
-    d = absolute(x - y)
-    return where(d < beta, 0.5 * d * d / beta, d - 0.5 * beta)
+    d = x - y
+    return where(absolute(d) < beta, 0.5 * d * d / beta, absolute(d) - 0.5 * beta)
 
 
 def smooth_l1_slope(x, y, beta):
@@ -51,8 +53,8 @@ def smooth_l1_slope(x, y, beta):
 
 
 def huber(x, y, delta):
-    d = absolute(x - y)
-    return where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta))
+    d = x - y
+    return where(absolute(d) <= delta, 0.5 * d * d, delta * (absolute(d) - 0.5 * delta))
 
 
 def huber_slope(x, y, delta):
@@ -60,20 +62,51 @@ def huber_slope(x, y, delta):
 
 
 def bce(x, y):
-    return (y - 1) * maximum(log1p(-x), -100) - y * maximum(log(x), -100)
+    loss = (y - 1) * maximum(log1p(-x), -100) - y * maximum(log(x), -100)
+    # nan, which a sum keeps, tells of what is no probability
+    return where(minimum(minimum(x, 1 - x), minimum(y, 1 - y)) >= 0, loss, log(-1))
 
 
 def bce_slope(x, y):
     return (x - y) / maximum((1 - x) * x, 1e-12)
 
 
+def exact_bce(x, y):
+    # a logarithm with the weight 0 is not taken
+    loss = (y - 1) * log1p(-where(y == 1, 0 * x, x)) - y * log(where(y == 0, 1 + 0 * x, x))
+    return where(minimum(minimum(x, 1 - x), minimum(y, 1 - y)) >= 0, loss, log(-1))
+
+
+def exact_bce_slope(x, y):
+    return (1 - y) / (1 - where(y == 1, 0 * x, x)) - y / where(y == 0, 1 + 0 * x, x)
+
+
 def bce_with_logits(x, y):
-    return (1 - y) * x + maximum(-x, 0) + log1p_unit(exp_negative(-absolute(x)))
+    return (1 - y) * x + softplus(-x)
 
 
 def bce_with_logits_slope(x, y):
     e = exp_negative(-absolute(x))  # as in the value, so that the compiler takes it once
     return where(x >= 0, 1 + 0 * e, e) / (1 + e) - y
+
+
+def exact_bce_with_logits(x, y):
+    # an infinite logit costs nothing where it is right
+    return where(y == 0, 0 * y, y * softplus(-x)) + where(y == 1, 0 * y, (1 - y) * softplus(x))
+
+
+def bce_with_pos_weight(x, y, pos_weight):
+    return (1 - y) * x + (1 + (pos_weight - 1) * y) * softplus(-x)
+
+
+def bce_with_pos_weight_slope(x, y, pos_weight):
+    e = exp_negative(-absolute(x))
+    p, q = where(x >= 0, 1 + 0 * e, e) / (1 + e), where(x >= 0, e, 1 + 0 * e) / (1 + e)
+    return (1 - y) * p - pos_weight * y * q
+
+
+def multilabel_soft_margin(x, y):
+    return y * softplus(-x) + (1 - y) * softplus(x)
 
 
 def kl_div(x, y):
@@ -122,7 +155,7 @@ def soft_margin_slope(x, y):
 
 
 def exact_soft_margin(x, y):
-    return maximum(-y * x, 0) + log1p_unit(exp_negative(-absolute(y * x)))
+    return softplus(-y * x)
 
 
 def exact_soft_margin_slope(x, y):
@@ -193,8 +226,8 @@ def welsch_slope(x, y, scale):
 
 
 def tukey(x, y, c):
-    r = minimum(absolute(x - y) / c, 1)
-    s = 1 - r * r
+    r = (x - y) / c
+    s = 1 - minimum(r * r, 1)
     return c * c / 6 * (1 - s * s * s)
 
 
@@ -219,28 +252,33 @@ def barron_slope(x, y, shape, scale):
 def focal(x, y, alpha, gamma):
     # t is the logit of the right answer, and q = 1 - p how wrong the prediction is
     t = (2 * y - 1) * x
-    spread = log1p_unit(exp_negative(-absolute(t)))
+    nll = softplus(-t)
+    log_q = -softplus(t)
     weight = where(alpha < 0, 1 + 0 * y, alpha * y + (1 - alpha) * (1 - y))
-    return weight * exp_negative(-gamma * (maximum(t, 0) + spread)) * (maximum(-t, 0) + spread)
+    return weight * exp_negative(gamma * log_q) * nll
 
 
 def focal_slope(x, y, alpha, gamma):
     s = 2 * y - 1
     t = s * x
+    nll = softplus(-t)
+    log_q = -softplus(t)
     e = exp_negative(-absolute(t))
-    spread = log1p_unit(e)
     q = where(t >= 0, e, 1 + 0 * e) / (1 + e)
     weight = where(alpha < 0, 1 + 0 * y, alpha * y + (1 - alpha) * (1 - y))
-    nll = maximum(-t, 0) + spread
-    return -weight * s * exp_negative(-gamma * (maximum(t, 0) + spread)) * (gamma * (1 - q) * nll + q)
+    return -weight * s * exp_negative(gamma * log_q) * (gamma * (1 - q) * nll + q)
 
 
 MSE = Elementwise(mse, mse_slope)
 L1 = Elementwise(l1, l1_slope)
 SMOOTH_L1 = Elementwise(smooth_l1, smooth_l1_slope)
 HUBER = Elementwise(huber, huber_slope)
-BCE = Elementwise(bce, bce_slope)
+BCE = Elementwise(bce, bce_slope, original=lambda x, y, reduction: F.binary_cross_entropy(x, y, reduction=reduction))
+EXACT_BCE = Elementwise(exact_bce, exact_bce_slope)
 BCE_WITH_LOGITS = Elementwise(bce_with_logits, bce_with_logits_slope)
+EXACT_BCE_WITH_LOGITS = Elementwise(exact_bce_with_logits, bce_with_logits_slope)
+BCE_WITH_POS_WEIGHT = Elementwise(bce_with_pos_weight, bce_with_pos_weight_slope)
+MULTILABEL_SOFT_MARGIN = Elementwise(multilabel_soft_margin, bce_with_logits_slope)
 KL_DIV = Elementwise(kl_div, kl_div_slope)
 KL_DIV_LOG = Elementwise(kl_div_log, kl_div_log_slope)
 POISSON_NLL_LOG = Elementwise(poisson_nll_log, poisson_nll_log_slope)

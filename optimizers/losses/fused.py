@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import _reduction as _Reduction
 
 from ..executors import kernels
 from ..executors.tensors import PLAIN_TYPES
@@ -14,53 +16,67 @@ from ..executors.tensors import PLAIN_TYPES
 REDUCTIONS = ("none", "mean", "sum")
 
 
-class Kernel(Protocol):
-    """A loss that can be computed in one pass. `others` are tensors, and `options` what is not; both may be empty.
+def named(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
+    """The reduction that is meant: the older pair of options goes first, with torch's warning."""
+    old = size_average is not None or reduce is not None
+    return _Reduction.legacy_get_string(size_average, reduce) if old else reduction
 
-    plain(input, others, options): the loss in plain torch.
-    forward(input, others, options, wanted): the loss and, if wanted, its gradient for an upstream gradient of 1, or
-        None where that needs the upstream gradient.
-    backward(input, others, options, upstream): the gradient, made anew.
+
+class Kernel(Protocol):
+    """A loss that can be computed in one pass. `options` are what is no tensor.
+
+    plain(tensors, options): the loss in plain torch.
+    forward(tensors, options, wanted): the loss and, if any is wanted, gradients for an upstream gradient of 1, one for
+        each of the tensors and None for those that want none; or None where gradients need the upstream gradient.
+    backward(tensors, options, wanted, upstream): the gradients, made anew.
     """
 
-    def plain(self, input: Tensor, others: tuple[Any, ...], options: Any) -> Tensor: ...
+    def plain(self, tensors: Sequence[Any], options: Any) -> Tensor: ...
     def forward(
-        self, input: Tensor, others: tuple[Any, ...], options: Any, wanted: bool
-    ) -> tuple[Tensor, Tensor | None]: ...
-    def backward(self, input: Tensor, others: tuple[Any, ...], options: Any, upstream: Tensor) -> Tensor: ...
+        self, tensors: Sequence[Any], options: Any, wanted: tuple[bool, ...]
+    ) -> tuple[Tensor, Gradients | None]: ...
+    def backward(
+        self, tensors: Sequence[Any], options: Any, wanted: tuple[bool, ...], upstream: Tensor
+    ) -> Gradients: ...
 
 
-def by_kernel(kernel: Kernel, input: Tensor, others: tuple[Tensor | None, ...] = (), options: Any = ()) -> Tensor:
-    """The loss by its kernel; only `input` gets a gradient."""
-    return _apply(kernel, options, input, *others)
+Gradients = Sequence[Tensor | None]
+
+
+def by_kernel(kernel: Kernel, tensors: Sequence[Tensor | None], options: Any = ()) -> Tensor:
+    """The loss by its kernel."""
+    return _apply(kernel, options, *tensors)
 
 
 class _Fused(torch.autograd.Function):
-    """One pass forward, in which the gradient is made too; backward only scales it, where its scale is not 1."""
+    """One pass forward, in which the gradients are made too; backward only scales them, where their scale is not 1."""
 
     @staticmethod
-    def forward(ctx, kernel, options, input, *others):
-        ctx.save_for_backward(input, *others)
-        ctx.kernel, ctx.options, ctx.others = kernel, options, len(others)
-        value, ctx.gradient = kernel.forward(input, others, options, ctx.needs_input_grad[2])
+    def forward(ctx, kernel, options, *tensors):
+        ctx.save_for_backward(*tensors)
+        ctx.kernel, ctx.options = kernel, options
+        value, ctx.gradients = kernel.forward(tensors, options, ctx.needs_input_grad[2:])
         return value
 
     @staticmethod
     def backward(ctx, upstream):
-        # given away once: the next backward makes its own. It is right whatever became of the input since, so that
-        # saved tensors are not looked at
-        gradient, ctx.gradient = ctx.gradient, None
-        if torch.is_grad_enabled():  # somebody wants the gradient's gradient
-            input, *others = ctx.saved_tensors
-            x = input.view_as(input)
-            value = ctx.kernel.plain(x, others, ctx.options)
-            (gradient,) = torch.autograd.grad(value, x, upstream, create_graph=True)
-        elif gradient is None:
-            input, *others = ctx.saved_tensors
-            gradient = ctx.kernel.backward(input, others, ctx.options, upstream)
+        # given away once: the next backward makes its own. They are right whatever became of the tensors since, so
+        # that those are not looked at
+        gradients, ctx.gradients = ctx.gradients, None
+        if torch.is_grad_enabled():  # somebody wants the gradients' gradients
+            wanted = ctx.needs_input_grad[2:]
+            tensors = [t.view_as(t) if w else t for t, w in zip(ctx.saved_tensors, wanted, strict=True)]
+            value = ctx.kernel.plain(tensors, ctx.options)
+            those = [t for t, w in zip(tensors, wanted, strict=True) if w]
+            found = iter(torch.autograd.grad(value, those, upstream, create_graph=True))
+            gradients = [next(found) if w else None for w in wanted]
+        elif gradients is None:
+            gradients = ctx.kernel.backward(ctx.saved_tensors, ctx.options, ctx.needs_input_grad[2:], upstream)
         elif upstream.item() != 1:
-            gradient.mul_(upstream)
-        return None, None, gradient, *[None] * ctx.others
+            for gradient in gradients:
+                if gradient is not None:
+                    gradient.mul_(upstream)
+        return None, None, *gradients
 
 
 # without what `Function.apply` does for transforms, which do not come here
@@ -85,7 +101,12 @@ def unwatched(input: Tensor) -> bool:
 
 
 def beside(input: Tensor, other: Tensor) -> bool:
-    """Whether a kernel may read another tensor element by element with an `unwatched` prediction."""
+    """Whether a kernel may read another tensor, which wants no gradient, element by element with an `unwatched` one."""
+    return alike(input, other) and not other.requires_grad
+
+
+def alike(input: Tensor, other: Tensor) -> bool:
+    """The same, whether or not it wants a gradient."""
     return (
         type(other) in PLAIN_TYPES
         and input.dtype == other.dtype
@@ -93,6 +114,5 @@ def beside(input: Tensor, other: Tensor) -> bool:
         and input.shape == other.shape
         and other.layout is torch.strided
         and other.is_contiguous()
-        and not other.requires_grad
         and not other.is_neg()
     )

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .family import (
-    BCE_WITH_LOGITS,
     EXACT_KL_DIV,
     EXACT_SOFT_MARGIN,
     HINGE_EMBEDDING,
@@ -26,6 +25,7 @@ from .family import (
     SMOOTH_L1,
     SOFT_MARGIN,
 )
+from .fused import named
 
 
 def mse_loss(input, target, size_average=None, reduce=None, reduction="mean", weight=None) -> Tensor:
@@ -66,24 +66,6 @@ def huber_loss(input, target, reduction="mean", delta=1.0, weight=None) -> Tenso
     return F.huber_loss(input, target, reduction, delta, weight)  # type: ignore[call-arg]
 
 
-def binary_cross_entropy_with_logits(
-    input, target, weight=None, size_average=None, reduce=None, reduction="mean", pos_weight=None
-) -> Tensor:
-    """``-y log s(x) - (1 - y) log (1 - s(x))`` with the logistic s, which cannot overflow at large logits.
-
-    See `torch.nn.functional.binary_cross_entropy_with_logits`.
-    """
-    if (
-        weight is None
-        and pos_weight is None
-        and size_average is None
-        and reduce is None
-        and BCE_WITH_LOGITS.takes(input, target, reduction)
-    ):
-        return BCE_WITH_LOGITS.by_kernel(input, target, reduction)
-    return F.binary_cross_entropy_with_logits(input, target, weight, size_average, reduce, reduction, pos_weight)
-
-
 def kl_div(
     input, target, size_average=None, reduce=None, reduction="mean", log_target=False, *, exact: bool = False
 ) -> Tensor:
@@ -93,6 +75,8 @@ def kl_div(
     See `torch.nn.functional.kl_div` for the rest, "batchmean" and the warning about "mean" among it.
     """
     loss = KL_DIV_LOG if log_target else EXACT_KL_DIV if exact else KL_DIV
+    if exact:
+        size_average, reduce, reduction = None, None, named(reduction, size_average, reduce)
     within = "sum" if reduction == "batchmean" else reduction
     fast = size_average is None and reduce is None and loss.takes(input, target, within)
     if not fast and not (exact and not log_target):
@@ -123,7 +107,7 @@ def soft_margin_loss(input, target, size_average=None, reduce=None, reduction="m
     above 88 in float32 and above 11 in float16. See `torch.nn.functional.soft_margin_loss`.
     """
     if exact:
-        return EXACT_SOFT_MARGIN(input, target, reduction)
+        return EXACT_SOFT_MARGIN(input, target, named(reduction, size_average, reduce))
     if size_average is None and reduce is None and SOFT_MARGIN.takes(input, target, reduction):
         return SOFT_MARGIN.by_kernel(input, target, reduction)
     return F.soft_margin_loss(input, target, size_average, reduce, reduction)
@@ -181,14 +165,6 @@ class HuberLoss(nn.HuberLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return huber_loss(input, target, reduction=self.reduction, delta=self.delta)
-
-
-class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
-    """`binary_cross_entropy_with_logits` as a module."""
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        weights = {"weight": self.weight, "pos_weight": self.pos_weight}
-        return binary_cross_entropy_with_logits(input, target, reduction=self.reduction, **weights)
 
 
 class KLDivLoss(nn.KLDivLoss):

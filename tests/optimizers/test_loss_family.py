@@ -11,6 +11,7 @@ from optimizers.losses.family import FAMILY
 CONSTANTS = {
     "smooth_l1": (0.7,),
     "huber": (0.7,),
+    "bce_with_pos_weight": (3.0,),
     "poisson_nll": (1e-8,),
     "hinge_embedding": (1.0,),
     "pinball": (0.3,),
@@ -22,6 +23,8 @@ CONSTANTS = {
     "barron": (1.2, 0.8),
     "focal": (0.25, 2.0),
 }
+PROBABILITY_TARGETS = ("bce_with_logits", "exact_bce_with_logits", "bce_with_pos_weight", "multilabel_soft_margin")
+PROBABILITY_TARGETS += ("kl_div", "exact_kl_div", "poisson_nll_log")
 NAMES = pytest.mark.parametrize("name", sorted(FAMILY))
 
 
@@ -32,13 +35,13 @@ def samples(name, n=5000, dtype=torch.float64):
     y = torch.rand(n, generator=generator, dtype=torch.float64)
     if name == "poisson_nll_log":
         x = x.clamp(max=5)  # float16 ends at 65504
-    if name in ("bce", "poisson_nll"):
+    if name in ("bce", "exact_bce", "poisson_nll"):
         x = x.sigmoid() * 0.98 + 0.01
     elif name in ("hinge_embedding", "soft_margin", "exact_soft_margin"):
         y = (y - 0.5).sign()
     elif name == "focal":
         y = (y > 0.5).double()
-    elif name not in ("bce_with_logits", "kl_div", "exact_kl_div", "poisson_nll_log"):
+    elif name not in PROBABILITY_TARGETS:
         y = y * 4 - 2
     return x.to(dtype).double(), y.to(dtype).double()
 
@@ -128,15 +131,17 @@ def test_transforms_tracing_autocast_and_odd_tensors_go_to_torch():
         assert mse_loss(x.bfloat16(), y.bfloat16()).dtype == torch.float32
 
 
-def test_inputs_are_not_changed_and_a_change_after_the_fact_is_noticed():
+def test_inputs_are_not_changed_and_a_change_after_the_fact_changes_no_gradient():
     x, y = torch.randn(5000, requires_grad=True), torch.randn(5000)
     before = x.detach().clone(), y.clone(), x._version
     loss = mse_loss(x, y)
     assert torch.equal(x, before[0]) and torch.equal(y, before[1]) and x._version == before[2]
     with torch.no_grad():
         x += 1
+    (gradient,) = torch.autograd.grad(loss, x, retain_graph=True)  # it was made when the loss was
+    torch.testing.assert_close(gradient, 2 * (before[0] - y) / 5000)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
+        torch.autograd.grad(loss, x)
 
 
 def test_the_number_of_threads_changes_no_bit():

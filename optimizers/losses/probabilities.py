@@ -1,0 +1,92 @@
+"""Negative log-likelihoods: of classes, of normal variables, and of sequences whose alignment nobody knows.
+
+Arguments, shapes, dtypes, warnings, errors and values at the edges are those of `torch.nn.functional` and `torch.nn`.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .triples import GAUSSIAN_NLL
+
+
+def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean") -> Tensor:
+    """``-input[target]`` of log-probabilities ``(N, C)`` or ``(N, C, d1, ...)``: cross-entropy after its log-softmax.
+
+    Only one number of each row is read, so it is torch's own, and `cross_entropy` of the logits is the pass that pays.
+    `weight` is one number for each class, and the mean is divided by their sum over the targets.
+    See `torch.nn.functional.nll_loss`.
+    """
+    return F.nll_loss(input, target, weight, size_average, ignore_index, reduce, reduction)
+
+
+def gaussian_nll_loss(input, target, var, full=False, eps=1e-6, reduction="mean") -> Tensor:
+    """``(log var + (input - target)² / var) / 2``: of a normal variable of which the mean and the variance are guessed.
+
+    Its minimisers are the conditional mean and the conditional variance, which counts a large error less where it was
+    foreseen. `var` is at least `eps`, which its gradient does not notice; `full` adds ``log(2 pi) / 2``. One pass makes
+    the gradients of all three tensors. Raises ValueError for a negative variance. Source: Nix and Weigend, "Estimating
+    the mean and variance of the target probability distribution", ICNN 1994. See
+    `torch.nn.functional.gaussian_nll_loss`.
+    """
+    # a kernel tells of a negative variance by its sum
+    if reduction in ("mean", "sum") and isinstance(var, Tensor) and GAUSSIAN_NLL.takes(input, (target, var), reduction):
+        constant = 0.5 * math.log(2 * math.pi) if full else 0.0
+        value = GAUSSIAN_NLL.by_kernel(input, (target, var), reduction, (eps, constant))
+        if not value.isnan():
+            return value
+    return F.gaussian_nll_loss(input, target, var, full, eps, reduction)
+
+
+def ctc_loss(
+    log_probs, targets, input_lengths, target_lengths, blank=0, reduction="mean", zero_infinity=False
+) -> Tensor:
+    """Minus the log of the summed probability of all alignments of a sequence ``(T, N, C)`` with its labels.
+
+    Labels follow in their order, repeated or with blanks between them. An impossible alignment costs ``inf`` and its
+    gradient is nan, or both are 0 with `zero_infinity`. The gradient is right for the logits before a log-softmax, but
+    not for log-probabilities that are free to be anything. It is torch's own, a recursion over time and no chain of
+    passes. Source: Graves et al., "Connectionist temporal classification", ICML 2006. See
+    `torch.nn.functional.ctc_loss`.
+    """
+    return F.ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, reduction, zero_infinity)
+
+
+class NLLLoss(nn.NLLLoss):
+    """`nll_loss` as a module."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return nll_loss(input, target, self.weight, ignore_index=self.ignore_index, reduction=self.reduction)
+
+
+class GaussianNLLLoss(nn.GaussianNLLLoss):
+    """`gaussian_nll_loss` as a module.
+
+    Example: where the mean is known, the variance walks to that of the errors, here 4::
+
+        >>> loss, target = GaussianNLLLoss(), torch.tensor([2.0, -2.0, 2.0, -2.0])
+        >>> var = torch.tensor(1.0, requires_grad=True)
+        >>> for _ in range(4):
+        ...     error = loss(torch.zeros(4), target, var.expand(4))
+        ...     (gradient,) = torch.autograd.grad(error, var)
+        ...     var = (var - gradient).detach().requires_grad_()
+        ...     print(f"{var:.2f} {error:.4f}")
+        2.50 2.0000
+        2.62 1.2581
+        2.72 1.2449
+        2.81 1.2356
+    """
+
+    def forward(self, input: Tensor, target: Tensor, var: Tensor | float) -> Tensor:
+        return gaussian_nll_loss(input, target, var, full=self.full, eps=self.eps, reduction=self.reduction)
+
+
+class CTCLoss(nn.CTCLoss):
+    """`ctc_loss` as a module."""
+
+    def forward(self, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> Tensor:
+        options = {"blank": self.blank, "reduction": self.reduction, "zero_infinity": self.zero_infinity}
+        return ctc_loss(log_probs, targets, input_lengths, target_lengths, **options)
