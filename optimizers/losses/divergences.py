@@ -28,9 +28,10 @@ def jensen_shannon_div(
 
     Raises ValueError for a `beta` outside of (0, 1): at the ends the value is 0 whatever P and Q are. (TRL computes
     KL(P‖Q) at 0 and KL(Q‖P) at 1, which are the limits of the value divided by beta and by 1 - beta; that is `kl_div`.)
-    Half precision is worked in float32 and rounded once. Plain torch: differentiable as often as you like. Sources: Lin,
-    "Divergence measures based on the Shannon entropy", IEEE Trans. Inf. Theory 37 (1991); Agarwal et al., "On-policy
-    distillation of language models", arXiv 2306.13649, section 2.
+    Half precision is worked in float32 and rounded once. Plain torch: differentiable as often as you like.
+
+    Sources: Lin, "Divergence measures based on the Shannon entropy", IEEE Trans. Inf. Theory 37 (1991); Agarwal et al.,
+    "On-policy distillation of language models", arXiv 2306.13649, section 2.
     """
     if not 0 < beta < 1:
         raise ValueError(f"beta must lie between 0 and 1, both excluded, and is {beta}; at the ends, use kl_div")

@@ -53,7 +53,9 @@ def dpo_loss(
     for name, other in others.items():
         check_one_shape(policy_chosen, other, ("policy_chosen", name))
     work = working(policy_chosen)
-    margin = policy_chosen.to(work) - policy_rejected.to(work) - (reference_chosen.to(work) - reference_rejected.to(work))
+    margin = (
+        policy_chosen.to(work) - policy_rejected.to(work) - (reference_chosen.to(work) - reference_rejected.to(work))
+    )
     if kind == "ipo":
         if label_smoothing:
             raise ValueError(f"label_smoothing is of kind sigmoid and must be 0 for ipo, and is {label_smoothing}")
