@@ -36,9 +36,10 @@ def dpo_loss(
     log-probabilities are sums over tokens, as in the paper; TRL gives it their means. It takes no label smoothing.
 
     Raises ValueError for a `beta` that is not positive, `label_smoothing` outside of [0, 1/2], an unknown kind and
-    shapes that differ. Half precision is worked in float32 and rounded once. Sources: Rafailov et al., arXiv 2305.18290,
-    equation 7; Mitchell, "A note on DPO with noisy preferences" (2023); Azar et al., arXiv 2310.12036,
-    equation 17.
+    shapes that differ. Half precision is worked in float32 and rounded once.
+
+    Sources: Rafailov et al., arXiv 2305.18290, equation 7; Mitchell, "A note on DPO with noisy preferences" (2023);
+    Azar et al., arXiv 2310.12036, equation 17.
     """
     positive("beta", beta)
     between("label_smoothing", label_smoothing, 0, 0.5)
@@ -53,9 +54,8 @@ def dpo_loss(
     for name, other in others.items():
         check_one_shape(policy_chosen, other, ("policy_chosen", name))
     work = working(policy_chosen)
-    margin = (
-        policy_chosen.to(work) - policy_rejected.to(work) - (reference_chosen.to(work) - reference_rejected.to(work))
-    )
+    policy = policy_chosen.to(work) - policy_rejected.to(work)
+    margin = policy - (reference_chosen.to(work) - reference_rejected.to(work))
     if kind == "ipo":
         if label_smoothing:
             raise ValueError(f"label_smoothing is of kind sigmoid and must be 0 for ipo, and is {label_smoothing}")

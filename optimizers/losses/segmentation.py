@@ -137,7 +137,7 @@ def focal_tversky_loss(
 def lovasz_hinge_loss(
     input: Tensor, target: Tensor, *, batch: bool = False, ignore_index: int | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """Lovász's extension of Jaccard's loss, of hinge errors ``max(0, 1 - x)`` of the ones and ``max(0, 1 + x)`` of zeros.
+    """Lovász's extension of Jaccard's loss, of the errors ``max(0, 1 - x)`` of ones, ``max(0, 1 + x)`` of zeros.
 
     `input` are logits and `target` masks of 0 and 1 of the same shape, ``(N, ...)``; all dimensions but the first are
     pixels. The result has a value for each sample, ``(N,)``, or with `batch` one over all pixels, the default of the
@@ -197,7 +197,7 @@ def _lovasz(errors: Tensor, ones: Tensor) -> Tensor:
     """The extension, over the last dimension: each error times what its pixel adds to Jaccard's loss, when the pixels
     go wrong one by one, those of the largest errors first.
 
-    The steps are written out, not taken as differences of neighbours, in which float32 would lose them among 10⁶ pixels.
+    The steps are written out, not taken as differences of neighbours, which float32 loses among 10⁶ pixels.
     """
     errors, permutation = errors.sort(dim=-1, descending=True, stable=True)
     ones = ones.gather(-1, permutation)
@@ -232,26 +232,27 @@ def _regions(input: Tensor, target: Tensor, ignore_index: int | None) -> tuple[T
     check_floating(input)
     work = working(input)
     if input.dim() > 1 and target.shape == input.shape:
-        p, y, ignored = input.to(work).sigmoid(), target.to(work), target == ignore_index
+        p, y = input.to(work).sigmoid(), target.to(work)
     else:
         check_classes(input, target)
         if input.dim() < 2 or input.shape[1] < 2:
             raise ValueError(
-                f"class indices need logits (N, C, ...) of 2 classes or more, and input has shape {tuple(input.shape)}; "
+                f"class indices need logits (N, C, ...) of 2 classes or more, and input has {tuple(input.shape)}; "
                 "for one mask, give target the shape of input"
             )
         _check_range(target, input.shape[1], ignore_index)
         p, target = input.softmax(1, dtype=work), target.unsqueeze(1)
         numbers = torch.arange(input.shape[1], device=input.device).view(1, -1, *[1] * (input.dim() - 2))
-        y, ignored = (target == numbers).to(work), target == ignore_index
+        y = (target == numbers).to(work)
     if ignore_index is not None:
+        ignored = target == ignore_index
         p, y = p.masked_fill(ignored, 0), y.masked_fill(ignored, 0)
     shape = (*input.shape[:2], math.prod(input.shape[2:]))
     return p.reshape(shape), y.reshape(shape)
 
 
 def _check_range(target: Tensor, classes: int, ignore_index: int | None) -> None:
-    """Refuses class indices that are none: on the CPU, where looking at them does not wait, and outside of transforms."""
+    """Refuses class indices that are none: where looking at them does not wait, and outside of transforms."""
     if target.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return
     wrong = (target < 0) | (target >= classes)
