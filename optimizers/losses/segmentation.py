@@ -140,9 +140,8 @@ def lovasz_hinge_loss(
     """Lovász's extension of Jaccard's loss, of the errors ``max(0, 1 - x)`` of ones, ``max(0, 1 + x)`` of zeros.
 
     `input` are logits and `target` masks of 0 and 1 of the same shape, ``(N, ...)``; all dimensions but the first are
-    pixels. The result has a value for each sample, ``(N,)``, or with `batch` one over all pixels, the default of the
-    authors' code. A sample without pixels costs 0, and one without ones its largest error. The errors are rectified as
-    in the paper; segmentation-models-pytorch does so too, and the authors' code for TensorFlow has ``elu + 1``.
+    pixels. The result has a value for each sample, ``(N,)``, or with `batch` one over all pixels. A sample without
+    pixels costs 0, and one without ones its largest error.
 
     Source: Berman et al., "The Lovász-Softmax loss", arXiv 1705.08790, section 3.1.
     """
@@ -175,7 +174,7 @@ def lovasz_softmax_loss(
     r"""Lovász's extension of Jaccard's loss, of the errors of the probabilities, and averaged over the classes.
 
     `input` are logits ``(N, C, ...)`` and `target` class indices ``(N, ...)``. The result has a value for each sample,
-    ``(N,)``, or with `batch` one over all pixels. `classes` "present" averages over the classes that the target has, as
+    ``(N,)``, or with `batch` one over all pixels, the default of the authors' code. `classes` "present" averages over the classes that the target has, as
     the authors' code does (and costs 0 where it has none); "all" over all of them, as kornia does.
 
     Source: Berman et al., "The Lovász-Softmax loss", arXiv 1705.08790, equations 8 to 12.
