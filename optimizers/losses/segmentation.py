@@ -174,8 +174,9 @@ def lovasz_softmax_loss(
     r"""Lovász's extension of Jaccard's loss, of the errors of the probabilities, and averaged over the classes.
 
     `input` are logits ``(N, C, ...)`` and `target` class indices ``(N, ...)``. The result has a value for each sample,
-    ``(N,)``, or with `batch` one over all pixels, the default of the authors' code. `classes` "present" averages over the classes that the target has, as
-    the authors' code does (and costs 0 where it has none); "all" over all of them, as kornia does.
+    ``(N,)``, or with `batch` one over all pixels, the default of the authors' code. `classes` "present" averages over
+    the classes that the target has, as that code does (and costs 0 where it has none); "all" over all of them, as
+    kornia does.
 
     Source: Berman et al., "The Lovász-Softmax loss", arXiv 1705.08790, equations 8 to 12.
     """

@@ -125,7 +125,8 @@ def test_options_that_are_tensors_move_and_learn_with_the_module():
     module = losses.SoftmaxFocalLoss(alpha=alpha).double()
     assert module.alpha.dtype == torch.float64 and "alpha" in module.state_dict()
     learned = losses.InfoNCELoss(temperature=torch.nn.Parameter(torch.tensor(0.5)))
-    learned(normal(4, 3).float(), normal(4, 3, seed=1).float()).backward()
+    pair = normal(4, 3).float(), normal(4, 3, seed=1).float()
+    learned(*pair).backward()
     assert learned.temperature.grad.ne(0)
     scaled = losses.SigLIPLoss(
         scale=torch.nn.Parameter(torch.tensor(10.0)), bias=torch.nn.Parameter(torch.tensor(-9.0))

@@ -146,7 +146,11 @@ def test_lovasz_hinge_is_its_definition(batch, ignored):
             [((1 - a if b else 1 + a).relu(), b) for a, b in zip(r, t.tolist(), strict=True) if b != 255]
             for r, t in zip(x.flatten(1), y.flatten(1), strict=True)
         ]
-        return jaccard_extension(sum(rows, [])) if batch else torch.stack([jaccard_extension(row) for row in rows])
+        return (
+            jaccard_extension([pixel for row in rows for pixel in row])
+            if batch
+            else torch.stack([jaccard_extension(row) for row in rows])
+        )
 
     options = {"batch": batch, "ignore_index": 255 if ignored else None, "reduction": "none"}
     assert_agree(lambda x: losses.lovasz_hinge_loss(x, y, **options), theirs, x)
