@@ -115,7 +115,7 @@ def _rows(
         reduction="none",
         label_smoothing=label_smoothing,
     )
-    return nll, target.long() != ignore_index
+    return nll, target != ignore_index
 
 
 def _reduced(values: Tensor, kept: Tensor, reduction: str) -> Tensor:

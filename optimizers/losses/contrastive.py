@@ -209,8 +209,8 @@ def _temperature(temperature: float | Tensor) -> float | Tensor:
 
 
 def _others(rows: Tensor, temperature: float | Tensor) -> Tensor:
-    """The cosines of all pairs over the temperature, and for a row with itself a number whose exponential is 0."""
-    return _product(rows / _temperature(temperature), rows).fill_diagonal_(torch.finfo(rows.dtype).min)
+    """The cosines of all pairs over the temperature, and -inf for a row with itself."""
+    return _product(rows / _temperature(temperature), rows).fill_diagonal_(-torch.inf)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

@@ -158,6 +158,23 @@ def test_close_points_keep_their_distance():
     torch.testing.assert_close(losses.triplet_mining_loss(x, torch.tensor([0, 0, 1]), margin=2.0).double(), exact)
 
 
+def test_the_nearest_is_found_among_close_points_far_from_the_origin():
+    """Half a unit of 1000 is 3e-5, and the choice between 0.1 and 0.11 must not be lost in 1000²."""
+    x = torch.tensor([[1000.0], [1000.3], [1000.11], [1000.1], [1000.4], [999.89]])
+    labels = torch.tensor([0, 0, 1, 1, 1, 1])
+    for mining in ("batch_hard", "semi_hard"):
+        options = {"margin": 5.0, "mining": mining, "reduction": "none"}
+        exact = losses.triplet_mining_loss(x.double(), labels, **options)
+        torch.testing.assert_close(losses.triplet_mining_loss(x, labels, **options).double(), exact, rtol=1e-6, atol=0)
+
+
+def test_an_opponent_as_far_as_the_partner_is_not_farther():
+    x, labels = torch.tensor([[0.0], [1.0], [-1.0], [3.0]]), torch.tensor([0, 0, 1, 1])
+    value = losses.triplet_mining_loss(x, labels, margin=5.0, mining="semi_hard", reduction="none")
+    # 0 with 1: not -1 but 3; 1 with 0: -1 and 3 are alike; -1 with 3: the farther of 0 and 1; 3 with -1: of them too
+    assert value.tolist() == [1 - 3 + 5, 1 - 2 + 5, 4 - 2 + 5, 4 - 3 + 5]
+
+
 def test_rows_without_a_positive():
     for rows, labels in ((normal(4, 2), torch.arange(4)), (normal(1, 2), torch.zeros(1).long())):
         value, gradient = value_and_gradients(lambda x, y=labels: losses.supervised_contrastive_loss(x, y), rows)

@@ -197,11 +197,13 @@ def test_lovasz_slopes_keep_their_precision_among_many_pixels():
     torch.testing.assert_close(got[0].double(), exact[0], rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("name", ["dice_loss", "generalized_dice_loss", "tversky_loss", "focal_tversky_loss"])
+@pytest.mark.parametrize(
+    "name", ["dice_loss", "generalized_dice_loss", "tversky_loss", "focal_tversky_loss", "lovasz_hinge_loss"]
+)
 def test_half_precision_does_not_overflow_where_the_pixels_are_many(name):
     """200 × 400 pixels, more than float16's largest number; one rounding is its unit."""
-    x = torch.full((1, 1, 200, 400), 0.5, dtype=torch.float16)
-    y = torch.ones(1, 1, 200, 400, dtype=torch.float16)
+    x = normal(1, 1, 200, 400).half()
+    y = (normal(1, 1, 200, 400, seed=1) > 0).half()
     value, gradient, _ = value_and_gradients(lambda a, b: getattr(losses, name)(a, b), x, y)
     goal = getattr(losses, name)(x.double(), y.double())
     assert value.dtype == torch.float16 and gradient.isfinite().all()
