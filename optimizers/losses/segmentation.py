@@ -42,8 +42,10 @@ def dice_loss(
     ``(C,)``, which `reduction` "mean" averages.
 
     Libraries differ in s, `smooth`: here, as in monai, it is in numerator and denominator, so that an absent class that
-    is not predicted costs nothing; kornia has it in the denominator only, and leaves absent classes out of its mean.
-    With a `smooth` of 0 such a class is nan.
+    is not predicted costs nothing; segmentation-models-pytorch's is half of it, and kornia has it in the denominator
+    only and leaves absent classes out of its mean. With a `smooth` of 0 such a class is nan. Where targets lie
+    between 0 and 1 this loss, as its relatives, is least not at p = y but at a p of 0 or 1; monai (``soft_label``) and
+    segmentation-models-pytorch take :math:`\min(p, y)` for the product.
 
     Source: Milletari et al., "V-Net", arXiv 1606.04797, section 3.
     """
