@@ -133,3 +133,16 @@ def test_options_that_are_tensors_move_and_learn_with_the_module():
     )
     scaled(normal(4, 3).float(), normal(4, 3, seed=1).float()).backward()
     assert scaled.scale.grad.ne(0) and scaled.bias.grad.ne(0)
+
+
+@NAMED
+def test_transforms_give_the_same_gradient(name, inputs, fixed, options):
+    def loss(x):
+        return getattr(losses, name)(**options)(x, *inputs[1:], *fixed)
+
+    x = inputs[0].clone().requires_grad_()
+    (goal,) = torch.autograd.grad(loss(x), x)
+    torch.testing.assert_close(torch.func.grad(loss)(inputs[0]), goal)
+    if "Triplet" not in name:  # whose number depends on the data
+        both = torch.func.vmap(torch.func.grad(loss))(torch.stack((inputs[0], inputs[0])))
+        torch.testing.assert_close(both, torch.stack((goal, goal)))
