@@ -1,4 +1,4 @@
-"""Losses: drop-in replacements for those of torch.nn and torch.nn.functional."""
+"""Losses: drop-in replacements for those of torch.nn and torch.nn.functional, and those that torch lacks."""
 
 from torch import nn as _nn
 
@@ -11,7 +11,28 @@ from .binary import (
     binary_cross_entropy_with_logits,
     multilabel_soft_margin_loss,
 )
+from .classification import (
+    Poly1CrossEntropyLoss,
+    SoftmaxFocalLoss,
+    ZLossCrossEntropyLoss,
+    poly1_cross_entropy,
+    softmax_focal_loss,
+    z_loss_cross_entropy,
+)
+from .contrastive import (
+    InfoNCELoss,
+    NTXentLoss,
+    SigLIPLoss,
+    SupervisedContrastiveLoss,
+    TripletMiningLoss,
+    info_nce_loss,
+    nt_xent_loss,
+    siglip_loss,
+    supervised_contrastive_loss,
+    triplet_mining_loss,
+)
 from .cross_entropy import CrossEntropyLoss, cross_entropy
+from .divergences import GeneralizedKLDiv, JensenShannonDiv, generalized_kl_div, jensen_shannon_div
 from .margins import (
     CosineEmbeddingLoss,
     MarginRankingLoss,
@@ -44,6 +65,7 @@ from .pointwise import (
     smooth_l1_loss,
     soft_margin_loss,
 )
+from .preference import DPOLoss, dpo_loss
 from .probabilities import CTCLoss, GaussianNLLLoss, NLLLoss, ctc_loss, gaussian_nll_loss, nll_loss
 from .robust import (
     CauchyLoss,
@@ -65,6 +87,20 @@ from .robust import (
     tukey_loss,
     welsch_loss,
 )
+from .segmentation import (
+    DiceLoss,
+    FocalTverskyLoss,
+    GeneralizedDiceLoss,
+    LovaszHingeLoss,
+    LovaszSoftmaxLoss,
+    TverskyLoss,
+    dice_loss,
+    focal_tversky_loss,
+    generalized_dice_loss,
+    lovasz_hinge_loss,
+    lovasz_softmax_loss,
+    tversky_loss,
+)
 
 __all__ = [
     "AdaptiveLogSoftmaxWithLoss",
@@ -75,29 +111,46 @@ __all__ = [
     "CharbonnierLoss",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
+    "DPOLoss",
+    "DiceLoss",
+    "FocalTverskyLoss",
     "GaussianNLLLoss",
     "GemanMcClureLoss",
     "GeneralRobustLoss",
+    "GeneralizedDiceLoss",
+    "GeneralizedKLDiv",
     "HingeEmbeddingLoss",
     "HuberLoss",
+    "InfoNCELoss",
+    "JensenShannonDiv",
     "KLDivLoss",
     "L1Loss",
     "LogCoshLoss",
+    "LovaszHingeLoss",
+    "LovaszSoftmaxLoss",
     "MSELoss",
     "MarginRankingLoss",
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",
+    "NTXentLoss",
     "PinballLoss",
     "PoissonNLLLoss",
+    "Poly1CrossEntropyLoss",
+    "SigLIPLoss",
     "SigmoidFocalLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "SoftmaxFocalLoss",
+    "SupervisedContrastiveLoss",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
+    "TripletMiningLoss",
     "TukeyLoss",
+    "TverskyLoss",
     "WelschLoss",
+    "ZLossCrossEntropyLoss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cauchy_loss",
@@ -105,29 +158,46 @@ __all__ = [
     "cosine_embedding_loss",
     "cross_entropy",
     "ctc_loss",
+    "dice_loss",
+    "dpo_loss",
+    "focal_tversky_loss",
     "gaussian_nll_loss",
     "geman_mcclure_loss",
     "general_robust_loss",
+    "generalized_dice_loss",
+    "generalized_kl_div",
     "hinge_embedding_loss",
     "huber_loss",
+    "info_nce_loss",
+    "jensen_shannon_div",
     "kl_div",
     "l1_loss",
     "log_cosh_loss",
+    "lovasz_hinge_loss",
+    "lovasz_softmax_loss",
     "margin_ranking_loss",
     "mse_loss",
     "multi_margin_loss",
     "multilabel_margin_loss",
     "multilabel_soft_margin_loss",
     "nll_loss",
+    "nt_xent_loss",
     "pinball_loss",
     "poisson_nll_loss",
+    "poly1_cross_entropy",
+    "siglip_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
     "soft_margin_loss",
+    "softmax_focal_loss",
+    "supervised_contrastive_loss",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
+    "triplet_mining_loss",
     "tukey_loss",
+    "tversky_loss",
     "welsch_loss",
+    "z_loss_cross_entropy",
 ]
 
 if hasattr(_nn, "LinearCrossEntropyLoss"):

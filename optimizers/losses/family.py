@@ -129,6 +129,14 @@ def kl_div_log_slope(x, y):
     return -exp(y)
 
 
+def generalized_kl(x, y):
+    return where(y == 0, x, y * (log(y) - log(x)) - y + x)
+
+
+def generalized_kl_slope(x, y):
+    return 1 - y / x
+
+
 def poisson_nll_log(x, y):
     return exp(x) - y * x
 
@@ -281,6 +289,7 @@ BCE_WITH_POS_WEIGHT = Elementwise(bce_with_pos_weight, bce_with_pos_weight_slope
 MULTILABEL_SOFT_MARGIN = Elementwise(multilabel_soft_margin, bce_with_logits_slope)
 KL_DIV = Elementwise(kl_div, kl_div_slope)
 KL_DIV_LOG = Elementwise(kl_div_log, kl_div_log_slope)
+GENERALIZED_KL = Elementwise(generalized_kl, generalized_kl_slope)
 POISSON_NLL_LOG = Elementwise(poisson_nll_log, poisson_nll_log_slope)
 POISSON_NLL = Elementwise(poisson_nll, poisson_nll_slope)
 EXACT_KL_DIV = Elementwise(exact_kl_div, kl_div_slope)

@@ -165,7 +165,7 @@ def _buffers(rows: int, classes: int, like: Tensor, gradient: bool) -> Iterator[
     """The rows of each chunk, and memory for their logits and, if wanted, for the gradient of those."""
     from . import memory
 
-    step = min(rows, max(FEWEST_ROWS, CHUNK // classes))
+    step = max(1, min(rows, max(FEWEST_ROWS, CHUNK // classes)))
     logits = memory.fresh(like.new_empty((), dtype=like.dtype).expand(step, classes))
     change = memory.fresh(logits) if gradient else None
     for begin in range(0, rows, step):

@@ -7,12 +7,10 @@ the prediction. Half precision is worked in float32 and rounded once. The module
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .checks import check_floating, check_one_shape, check_reduction, not_negative, positive
 from .elementwise import Elementwise
 from .family import (
     BARRON,
@@ -26,7 +24,7 @@ from .family import (
     TUKEY,
     WELSCH,
 )
-from .fused import REDUCTIONS
+from .module import FunctionLoss
 
 
 def log_cosh_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
@@ -53,7 +51,7 @@ def charbonnier_loss(input: Tensor, target: Tensor, eps: float = 1e-3, *, reduct
 
     Barron's and kornia's subtract `eps`. Source: Charbonnier et al., ICIP 1994.
     """
-    return _loss(CHARBONNIER, input, target, reduction, _positive("eps", eps))
+    return _loss(CHARBONNIER, input, target, reduction, positive("eps", eps))
 
 
 def cauchy_loss(input: Tensor, target: Tensor, scale: float = 1.0, *, reduction: str = "mean") -> Tensor:
@@ -62,7 +60,7 @@ def cauchy_loss(input: Tensor, target: Tensor, scale: float = 1.0, *, reduction:
     As in Barron, arXiv 1701.03077, table 1; scipy's is twice that, of :math:`r^2` without the half. Source: Black and
     Anandan (1996).
     """
-    return _loss(CAUCHY, input, target, reduction, _positive("scale", scale))
+    return _loss(CAUCHY, input, target, reduction, positive("scale", scale))
 
 
 def geman_mcclure_loss(input: Tensor, target: Tensor, scale: float = 1.0, *, reduction: str = "mean") -> Tensor:
@@ -70,12 +68,12 @@ def geman_mcclure_loss(input: Tensor, target: Tensor, scale: float = 1.0, *, red
 
     As in Barron, arXiv 1701.03077, equation 6. Source: Geman and McClure (1985).
     """
-    return _loss(GEMAN_MCCLURE, input, target, reduction, _positive("scale", scale))
+    return _loss(GEMAN_MCCLURE, input, target, reduction, positive("scale", scale))
 
 
 def welsch_loss(input: Tensor, target: Tensor, scale: float = 1.0, *, reduction: str = "mean") -> Tensor:
     r""":math:`1 - e^{-r^2/2}` with :math:`r = (x-y)/\text{scale}` (Dennis and Welsch 1978; Leclerc's loss)."""
-    return _loss(WELSCH, input, target, reduction, _positive("scale", scale))
+    return _loss(WELSCH, input, target, reduction, positive("scale", scale))
 
 
 def tukey_loss(input: Tensor, target: Tensor, c: float = 4.685, *, reduction: str = "mean") -> Tensor:
@@ -84,7 +82,7 @@ def tukey_loss(input: Tensor, target: Tensor, c: float = 4.685, *, reduction: st
     Errors above `c` pull no longer. The default is 95 % efficient for normal errors of variance 1. Source: Beaton and
     Tukey, Technometrics 16 (1974).
     """
-    return _loss(TUKEY, input, target, reduction, _positive("c", c))
+    return _loss(TUKEY, input, target, reduction, positive("c", c))
 
 
 def general_robust_loss(
@@ -96,7 +94,7 @@ def general_robust_loss(
     Cauchy's, -2 Geman and McClure's, ``-inf`` Welsch's; the limits are taken exactly. Source: Barron, "A general and
     adaptive robust loss function", CVPR 2019, arXiv 1701.03077, equations 1 and 8.
     """
-    _positive("scale", scale)
+    positive("scale", scale)
     if shape == 0:
         return cauchy_loss(input, target, scale, reduction=reduction)
     if shape == -math.inf:
@@ -117,55 +115,24 @@ def sigmoid_focal_loss(
     Arguments and the default reduction are torchvision's. Exact for logits of any size. Source: Lin et al., "Focal loss
     for dense object detection", arXiv 1708.02002, equations 4 and 5.
     """
-    if gamma < 0:
-        raise ValueError(f"gamma must not be negative, and is {gamma}")
+    not_negative("gamma", gamma)
     return _loss(FOCAL, input, target.to(input.dtype), reduction, alpha, gamma)
 
 
 def _loss(loss: Elementwise, input: Tensor, target: Tensor, reduction: str, *constants: float) -> Tensor:
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"{reduction} is not a valid value for reduction; choose one of {', '.join(REDUCTIONS)}")
-    if input.shape != target.shape:
-        raise ValueError(
-            f"input and target must have one shape, and have {tuple(input.shape)} and {tuple(target.shape)}; "
-            "expand one of them first if broadcasting is meant"
-        )
-    if not input.is_floating_point():
-        raise TypeError(f"input must be floating point, and is {input.dtype}; convert it with .float()")
+    check_reduction(reduction)
+    check_one_shape(input, target)
+    check_floating(input)
     return loss(input, target, reduction, tuple(map(float, constants)))
 
 
-def _positive(name: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, and is {value}")
-    return value
-
-
-class _Module(nn.Module):
-    """A function of input and target with its options, which its name and representation tell."""
-
-    function: Callable[..., Tensor]
-
-    def __init__(self, *, reduction: str | None = None, **options: Any):
-        super().__init__()
-        self.options = options if reduction is None else {**options, "reduction": reduction}
-        empty = torch.zeros(0)
-        type(self).function(empty, empty, **self.options)  # refuses now what it would refuse later
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return type(self).function(input, target, **self.options)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-
-
-class LogCoshLoss(_Module):
+class LogCoshLoss(FunctionLoss):
     """`log_cosh_loss` as a module."""
 
     function = staticmethod(log_cosh_loss)
 
 
-class PinballLoss(_Module):
+class PinballLoss(FunctionLoss):
     """`pinball_loss` as a module, ``PinballLoss(quantile=0.9)``.
 
     Example: the prediction walks to the quantile of the targets::
@@ -184,43 +151,43 @@ class PinballLoss(_Module):
     function = staticmethod(pinball_loss)
 
 
-class CharbonnierLoss(_Module):
+class CharbonnierLoss(FunctionLoss):
     """`charbonnier_loss` as a module."""
 
     function = staticmethod(charbonnier_loss)
 
 
-class CauchyLoss(_Module):
+class CauchyLoss(FunctionLoss):
     """`cauchy_loss` as a module."""
 
     function = staticmethod(cauchy_loss)
 
 
-class GemanMcClureLoss(_Module):
+class GemanMcClureLoss(FunctionLoss):
     """`geman_mcclure_loss` as a module."""
 
     function = staticmethod(geman_mcclure_loss)
 
 
-class WelschLoss(_Module):
+class WelschLoss(FunctionLoss):
     """`welsch_loss` as a module."""
 
     function = staticmethod(welsch_loss)
 
 
-class TukeyLoss(_Module):
+class TukeyLoss(FunctionLoss):
     """`tukey_loss` as a module."""
 
     function = staticmethod(tukey_loss)
 
 
-class GeneralRobustLoss(_Module):
+class GeneralRobustLoss(FunctionLoss):
     """`general_robust_loss` as a module."""
 
     function = staticmethod(general_robust_loss)
 
 
-class SigmoidFocalLoss(_Module):
+class SigmoidFocalLoss(FunctionLoss):
     """`sigmoid_focal_loss` as a module."""
 
     function = staticmethod(sigmoid_focal_loss)

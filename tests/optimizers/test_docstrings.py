@@ -8,8 +8,11 @@ import importlib
 import pytest
 import torch
 
+OPTIMIZERS = ["sgd", "adam", "adagrad", "adafactor", "muon", "lbfgs", "sparse_adam"]
+LOSSES = ["classification", "contrastive", "cross_entropy", "divergences", "preference", "robust", "segmentation"]
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adagrad", "adafactor", "muon", "lbfgs", "sparse_adam"])
+
+@pytest.mark.parametrize("name", OPTIMIZERS + [f"losses.{name}" for name in LOSSES])
 def test_examples(name):
     module = importlib.import_module(f"optimizers.{name}")
     result = doctest.testmod(module, extraglobs={"torch": torch})

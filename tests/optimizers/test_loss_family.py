@@ -35,7 +35,7 @@ def samples(name, n=5000, dtype=torch.float64):
     y = torch.rand(n, generator=generator, dtype=torch.float64)
     if name == "poisson_nll_log":
         x = x.clamp(max=5)  # float16 ends at 65504
-    if name in ("bce", "exact_bce", "poisson_nll"):
+    if name in ("bce", "exact_bce", "poisson_nll", "generalized_kl"):
         x = x.sigmoid() * 0.98 + 0.01
     elif name in ("hinge_embedding", "soft_margin", "exact_soft_margin"):
         y = (y - 0.5).sign()

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from optimizers import losses
 
+from .agreement import assert_agree, normal
+
 X, Y = torch.tensor([-30.0, -1.0, 0.0, 0.5, 2.0, 100.0]), torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 99.0])
 
 
@@ -57,6 +59,63 @@ def test_log_cosh_and_pinball_and_tukey_and_charbonnier_are_their_formulas():
     inside = 4.685**2 / 6 * (1 - (1 - (d / 4.685).square()) ** 3)
     close(losses.tukey_loss(X, Y, reduction="none").double(), torch.where(d.abs() < 4.685, inside, 4.685**2 / 6))
     close(losses.charbonnier_loss(X, Y, 0.5, reduction="none").double(), (d.square() + 0.25).sqrt())
+
+
+WIDE = (normal(200, scale=3.0), normal(200, seed=1, scale=3.0))
+
+
+def test_kornias_robust_losses():
+    kornia = pytest.importorskip("kornia.losses")
+    x, y = WIDE
+    for ours, theirs in (
+        (losses.cauchy_loss, kornia.cauchy_loss),
+        (losses.geman_mcclure_loss, kornia.geman_mcclure_loss),
+        (losses.welsch_loss, kornia.welsch_loss),
+        (lambda a, b, **o: losses.charbonnier_loss(a, b, 1.0, **o) - 1, kornia.charbonnier_loss),
+        (lambda a, b, **o: losses.general_robust_loss(a, b, 1.0, **o), kornia.charbonnier_loss),
+        (lambda a, b, **o: losses.general_robust_loss(a, b, -2.0, **o), kornia.geman_mcclure_loss),
+    ):
+        assert_agree(
+            lambda a, ours=ours: ours(a, y, reduction="none"),
+            lambda a, theirs=theirs: theirs(a, y, reduction="none"),
+            x,
+            rtol=1e-8,
+        )
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_scipys_least_squares_costs(scale):
+    """It has half of scale² rho(r²/scale²), in which rho of Cauchy's is log(1 + z) and of soft L1 2(√(1 + z) - 1)."""
+    optimize = pytest.importorskip("scipy.optimize")
+    x, y = WIDE
+
+    def cost(loss, f_scale):
+        residuals = (x - y).numpy()
+        return optimize.least_squares(lambda p: residuals + 0 * p, [0.0], loss=loss, f_scale=f_scale, max_nfev=1).cost
+
+    ours = losses.cauchy_loss(x, y, scale, reduction="sum") * scale**2
+    assert ours.item() == pytest.approx(cost("cauchy", scale * 2**0.5), rel=1e-12)
+    ours = (losses.charbonnier_loss(x, y, scale, reduction="none") - scale).sum() * scale
+    assert ours.item() == pytest.approx(cost("soft_l1", scale), rel=1e-12)
+
+
+@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.85])
+def test_sklearns_pinball_loss(quantile):
+    metrics = pytest.importorskip("sklearn.metrics")
+    x, y = WIDE
+    goal = metrics.mean_pinball_loss(y.numpy(), x.numpy(), alpha=quantile)
+    assert losses.pinball_loss(x, y, quantile).item() == pytest.approx(goal, rel=1e-12)
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.7, 0.5), (-1.0, 1.5)])
+def test_kornias_sigmoid_focal_loss(alpha, gamma):
+    kornia = pytest.importorskip("kornia.losses")
+    x, y = WIDE[0][:, None], (WIDE[1] > 0).double()[:, None]
+    assert_agree(
+        lambda a: losses.sigmoid_focal_loss(a, y, alpha, gamma),
+        lambda a: kornia.binary_focal_loss_with_logits(a, y, alpha=None if alpha < 0 else alpha, gamma=gamma),
+        x,
+    )
 
 
 @pytest.mark.parametrize(
