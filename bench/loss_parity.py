@@ -25,8 +25,8 @@ EXPECTED_SECONDS_PER_DTYPE = 0.6  # nearly all of it the compiler's, the first t
 
 UPSTREAM = 0.6875  # no power of two, and every dtype holds it
 
-# In units in the last place. The exponential of x has x times the relative error of x, and exponents here reach 80. Half
-# types are worked in float32 and rounded once; the gradient once more, when it meets the upstream gradient.
+# In units in the last place. The exponential of x has x times the relative error of x, and exponents here reach 80.
+# Half types are worked in float32 and rounded once; the gradient once more, when it meets the upstream gradient.
 BOUNDS = {"float64": 64.0, "float32": 64.0, "bfloat16": 1.5, "float16": 1.5}
 ABOVE_TORCH = 1.25  # what is as ill-conditioned for torch as for us ends near torch's error, on either side
 WORDS = "at most {bound:g} ulp, or 1.25 times torch's own error in this dtype where that is larger"
@@ -165,13 +165,17 @@ def distance(found: Array, exact: Array, dtype: str, cancels: NDArray[np.bool_])
     unit = ulp(np.where(cancels, magnitude.max(), magnitude), dtype)
     same = found == rounded(exact, dtype)
     with np.errstate(invalid="ignore"):
-        off = np.where(same, np.where(np.isfinite(found), np.abs(found - exact), 0.0) / unit, np.abs(found - exact) / unit)
+        off = np.where(
+            same, np.where(np.isfinite(found), np.abs(found - exact), 0.0) / unit, np.abs(found - exact) / unit
+        )
     return float(off.max()) if not np.isnan(off).any() else math.nan
 
 
 def worst(measured: list[Errors]) -> Errors:
     """The larger of each over all shapes; nan is the largest of all."""
-    return Errors(*(max(column, key=lambda error: (math.isnan(error), error)) for column in zip(*measured, strict=True)))
+    return Errors(
+        *(max(column, key=lambda error: (math.isnan(error), error)) for column in zip(*measured, strict=True))
+    )
 
 
 def judge(ours: Errors, torchs: Errors, dtype: str) -> dict[str, Any]:

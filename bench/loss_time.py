@@ -47,9 +47,7 @@ COLUMNS = tuple(column for column in tables.COLUMNS[KIND] if column != "cell")
 def cells(budget: Budget, device: str, names: list[str], problems: list[str] | None, seed: int) -> list[Cell]:
     """One cell for each loss and size that it takes; `problems` may name sizes outside the budget."""
     sizes = budget.loss_sizes if problems is None else [size for size in losses.SIZES if size in problems]
-    return [
-        _cell(budget, device, name, size, seed) for name in names for size in sizes if size in LOSSES[name].sizes
-    ]
+    return [_cell(budget, device, name, size, seed) for name in names for size in sizes if size in LOSSES[name].sizes]
 
 
 def _cell(budget: Budget, device: str, name: str, size: str, seed: int) -> Cell:

@@ -84,6 +84,11 @@ class Loss:
         return "torch.nn.functional" if self.of_torch else "formula in plain torch"
 
 
+def short(name: str) -> str:
+    """``mse`` for ``mse_loss``, and the one long name in its usual short form."""
+    return name.removesuffix("_loss").replace("binary_cross_entropy", "bce")
+
+
 def least_bytes(loss: Loss, elements: int, itemsize: int) -> int:
     """Bytes that value and gradient together have to move at least: everything in once, the gradient out once.
 

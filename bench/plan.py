@@ -15,7 +15,7 @@ from bench.budgets import BUDGETS, Budget
 from bench.cell import Cell
 from bench.contenders import OPTIMIZERS
 from bench.errors import BenchError, Exit, unknown
-from bench.losses import LOSSES, SIZES
+from bench.losses import LOSSES, SIZES, short
 from bench.problems.functions import FUNCTIONS
 from bench.problems.networks import NETWORKS, variants
 from bench.step_time import PARAMETER_SETS
@@ -84,7 +84,7 @@ def make(
         raise BenchError(f"--seed {seed} is out of range: give a whole number from 0 to {LARGEST_SEED}.", Exit.USAGE)
     chosen_optimizers = [canonical("optimizer", name, OPTIMIZERS) for name in optimizers] or list(OPTIMIZERS)
     chosen_problems = [canonical("problem", name, PROBLEMS) for name in problems] or None
-    chosen_losses = [canonical("loss", name, LOSSES) for name in losses]
+    chosen_losses = [loss_named(name) for name in losses]
     about_losses = not optimizers and (chosen_problems is None or any(name in SIZES for name in chosen_problems))
     about_optimizers = not losses and (chosen_problems is None or any(name not in SIZES for name in chosen_problems))
     about = {kind: about_losses if kind in OF_LOSSES else about_optimizers for kind in KINDS}
@@ -125,6 +125,12 @@ def canonical(what: str, name: str, known: Sequence[str]) -> str:
         if candidate.lower() == name.lower():
             return candidate
     raise unknown(what, name, known)
+
+
+def loss_named(name: str) -> str:
+    """The loss of that name, which charts show without its ending: ``mse`` is ``mse_loss``."""
+    known = {short(loss): loss for loss in LOSSES}
+    return known.get(name.lower()) or canonical("loss", name, LOSSES)
 
 
 def devices_of(device: str) -> tuple[str, ...]:

@@ -24,8 +24,7 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     found = rows.at_the_largest(rows.loss_times(tables))
     found = found[found["phase"].eq("both") & found["peak_bytes"].gt(0)]
     tensors = found["peak_bytes"] / (found["elements"] * found["dtype"].map(ITEMSIZE))
-    found = found.assign(tensors=tensors, row=found["panel"] + " · " + found["size"].astype(str))
-    return found[["panel", "row", "contender", "tensors"]].reset_index(drop=True)
+    return found.assign(tensors=tensors)[["panel", "row", "contender", "tensors"]].reset_index(drop=True)
 
 
 def draw(figure: Figure, table: pd.DataFrame) -> None:

@@ -18,13 +18,14 @@ TITLE = "What a loss says of an error, and how hard its gradient pulls"
 SOURCE = "loss_parity"
 EMPTY = "No loss was verified."
 READING = (
-    "Above, regression: the loss of one prediction against its distance from the target, and below it the gradient, the "
+    "Left, regression: the loss of one prediction against its distance from the target, and below it the gradient, the "
     "pull on the prediction. The squared error pulls the harder the farther off, so one outlier outweighs many good "
-    "predictions; Huber, log-cosh and Charbonnier pull with a constant force from some distance on; Cauchy, Geman-"
-    "McClure, Welsch and Tukey let outliers go. The pinball loss pulls nine times harder from below than from above, "
-    "which makes the 90 % quantile of it. Right, classification: the same against the margin, the logit of the right "
-    "answer. All pull wrong answers to the right; focal loss hardly counts those that are right already. These curves "
-    "are computed by our losses, and are the same in every run."
+    "predictions; Huber, log-cosh and Charbonnier pull with a constant force from some distance on; Cauchy, "
+    "Geman-McClure, Welsch and Tukey let outliers go. The pinball loss pulls nine times harder from below than from "
+    "above, so its minimum is the 90 % quantile. Right, classification: the same against the margin, the logit of the "
+    "right answer; cross-entropy of one logit and the soft margin are one curve. All pull wrong answers to the right; "
+    "focal loss hardly counts those that are right already. These curves are computed by our losses, and are the same "
+    "in every run."
 )
 REGRESSION = "regression"
 CLASSIFICATION = "classification"
@@ -68,7 +69,9 @@ CURVES = {
     "Cauchy": Curve(REGRESSION, _of_error("cauchy_loss"), style.Style(style.GREEN, "", style.SOLID)),
     "Geman-McClure": Curve(REGRESSION, _of_error("geman_mcclure_loss"), style.Style(style.GREEN, "", style.DASHED)),
     "Welsch": Curve(REGRESSION, _of_error("welsch_loss"), style.Style(style.ORANGE, "", style.SOLID)),
-    "Tukey (c = 2.5)": Curve(REGRESSION, _of_error("tukey_loss", c=2.5), style.Style(style.VERMILLION, "", style.SOLID)),
+    "Tukey (c = 2.5)": Curve(
+        REGRESSION, _of_error("tukey_loss", c=2.5), style.Style(style.VERMILLION, "", style.SOLID)
+    ),
     "cross-entropy of a logit": Curve(
         CLASSIFICATION, _of_margin("binary_cross_entropy_with_logits", 1.0), style.Style(style.BLUE, "", style.SOLID)
     ),
@@ -80,8 +83,8 @@ CURVES = {
         CLASSIFICATION, _of_margin("sigmoid_focal_loss", 1.0), style.Style(style.VERMILLION, "", style.SOLID)
     ),
 }
-REACH = {REGRESSION: 4.0, CLASSIFICATION: 4.0}
-POINTS = 321
+REACH = {REGRESSION: 4, CLASSIFICATION: 4}
+STEPS = 40  # points in an error of 1
 TOP = {REGRESSION: 4.2, CLASSIFICATION: 4.2}  # the squared error would make all the others flat
 PULL = {REGRESSION: (-2.2, 2.2), CLASSIFICATION: (-1.15, 0.15)}
 ACROSS = {REGRESSION: "error: prediction − target (1)", CLASSIFICATION: "margin: logit of the right answer (1)"}
@@ -98,7 +101,7 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def points(name: str, curve: Curve) -> pd.DataFrame:
     """The loss and its gradient, at points evenly spaced."""
     reach = REACH[curve.family]
-    x = torch.linspace(-reach, reach, POINTS, dtype=torch.float64, requires_grad=True)
+    x = (torch.arange(-reach * STEPS, reach * STEPS + 1, dtype=torch.float64) / STEPS).requires_grad_()
     values = curve.values(x)
     (slopes,) = torch.autograd.grad(values.sum(), x)
     columns = {"x": x, "value": values, "slope": slopes}
@@ -129,7 +132,10 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
         above.set(xlim=(-reach, reach), ylim=(-0.1, TOP[family]))
         below.set(xlim=(-reach, reach), ylim=PULL[family])
         below.axhline(0, color=style.INK, linewidth=0.8)
-        for axis, title, label in ((above, f"{family}: the loss", "loss"), (below, f"{family}: its gradient", "gradient")):
+        for axis, title, label in (
+            (above, f"{family}: the loss", "loss"),
+            (below, f"{family}: its gradient", "gradient"),
+        ):
             axis.axvline(0, color=style.INK, linewidth=0.8)
             axis.set_title(title, loc="left")
             axis.set_xlabel(ACROSS[family])
