@@ -14,8 +14,9 @@ EMPTY = "No loss of ours was timed beside torch's."
 READING = (
     "Time of torch's eager mode divided by the time of ours, with its 95 % interval, on a logarithmic axis: right of "
     "the line at 1 ours is faster, left of it torch is. Ours makes the gradient in the forward pass, which takes "
-    "longer for it; the backward pass has nothing left to do, and what counts is both together. Of a loss that torch does not "
-    "have, its formula in plain torch is timed. A hollow mark is inconclusive: its interval is wider than ±5 %."
+    "longer for it; the backward pass has nothing left to do, and what counts is both together. Of a loss that torch "
+    "does not have, its formula in plain torch is timed. A hollow mark is inconclusive: its interval is wider than "
+    "±5 %."
 )
 RATIO = ("ratio", "ratio_low", "ratio_high")
 PHASES = {"both": "forward and backward", "forward": "forward", "backward": "backward"}

@@ -401,6 +401,7 @@ def test_the_shapes_are_the_losses_and_their_slopes():
     assert curves["cross-entropy of a logit"].loc[0.0, "value"] == pytest.approx(np.log(2))
     for name, curve in curves.items():  # each slope is that of its curve, away from the kinks
         x, value, slope = curve.index.to_numpy(), curve["value"].to_numpy(), curve["slope"].to_numpy()
-        smooth = np.abs(np.diff(slope, n=2)) < 1e-2
+        kinks = {"L1": 0, "pinball (0.9)": 0, "hinge": 1}
+        smooth = np.abs(x[1:-1] - kinks.get(name, np.inf)) > 0.03
         difference = (value[2:] - value[:-2]) / (x[2:] - x[:-2])
-        assert np.abs(difference - slope[1:-1])[smooth].max() < 1e-2, name
+        assert np.abs(difference - slope[1:-1])[smooth].max() < 0.015, name
