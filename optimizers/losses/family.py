@@ -68,7 +68,8 @@ def bce_slope(x, y):
 
 
 def bce_with_logits(x, y):
-    return (1 - y) * x + maximum(-x, 0) + log1p_unit(exp_negative(-absolute(x)))
+    size = where(x > 0, x, -x)  # at 0 autograd must take the same side in both terms: of `absolute` it takes none
+    return (1 - y) * x + maximum(-x, 0) + log1p_unit(exp_negative(-size))
 
 
 def bce_with_logits_slope(x, y):
@@ -122,7 +123,8 @@ def soft_margin_slope(x, y):
 
 
 def exact_soft_margin(x, y):
-    return maximum(-y * x, 0) + log1p_unit(exp_negative(-absolute(y * x)))
+    t = y * x
+    return maximum(-t, 0) + log1p_unit(exp_negative(-where(t > 0, t, -t)))  # as in bce_with_logits
 
 
 def exact_soft_margin_slope(x, y):
@@ -138,7 +140,8 @@ def hinge_embedding_slope(x, y, margin):
 
 
 def log_cosh(x, y):
-    d = absolute(x - y)
+    e = x - y
+    d = where(e > 0, e, -e)  # as in bce_with_logits
     return d + log1p(0.5 * expm1(-2 * d))  # exact near 0, where the two would cancel
 
 
@@ -219,9 +222,9 @@ def barron_slope(x, y, shape, scale):
 def focal(x, y, alpha, gamma):
     # t is the logit of the right answer, and q = 1 - p how wrong the prediction is
     t = (2 * y - 1) * x
-    spread = log1p_unit(exp_negative(-absolute(t)))
+    spread = log1p_unit(exp_negative(-where(t > 0, t, -t)))  # as in bce_with_logits
     weight = where(alpha < 0, 1 + 0 * y, alpha * y + (1 - alpha) * (1 - y))
-    return weight * exp_negative(-gamma * (maximum(t, 0) + spread)) * (maximum(-t, 0) + spread)
+    return weight * exp_negative(-gamma * (where(t > 0, t, 0 * y) + spread)) * (maximum(-t, 0) + spread)
 
 
 def focal_slope(x, y, alpha, gamma):
