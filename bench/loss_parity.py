@@ -29,6 +29,9 @@ UPSTREAM = 0.6875  # no power of two, and every dtype holds it
 # Half types are worked in float32 and rounded once; the gradient once more, when it meets the upstream gradient.
 BOUNDS = {"float64": 64.0, "float32": 64.0, "bfloat16": 1.5, "float16": 1.5}
 ABOVE_TORCH = 1.25  # what is as ill-conditioned for torch as for us ends near torch's error, on either side
+# An exponential below the smallest normal number may be 0, as on most GPUs; here it is multiplied by up to 13. float16
+# has no such floor, for it is worked in float32.
+FLOOR = {"float64": 2.0**-1018, "float32": 2.0**-122, "bfloat16": 2.0**-122, "float16": 0.0}
 WORDS = "at most {bound:g} ulp, or 1.25 times torch's own error in this dtype where that is larger"
 
 
@@ -159,10 +162,11 @@ def cancelled(loss: Loss, drawn: tuple[Array, Array], shape: tuple[int, ...]) ->
 def distance(found: Array, exact: Array, dtype: str, cancels: NDArray[np.bool_]) -> float:
     """The largest |found - exact| in units in the last place of the exact number.
 
-    Where `cancels`, in those of the largest number of the tensor. What overflows in `dtype` has to overflow.
+    Where `cancels`, in those of the largest number of the tensor; a unit is at least the `FLOOR`. What overflows in
+    `dtype` has to overflow.
     """
     magnitude = np.abs(exact)
-    unit = ulp(np.where(cancels, magnitude.max(), magnitude), dtype)
+    unit = np.maximum(ulp(np.where(cancels, magnitude.max(), magnitude), dtype), FLOOR[dtype])
     same = found == rounded(exact, dtype)
     with np.errstate(invalid="ignore"):
         off = np.where(

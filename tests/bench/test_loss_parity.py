@@ -148,6 +148,8 @@ def test_distances_are_in_last_places_of_each_number_or_of_the_largest():
     assert distance(found, exact, "float32", all_of_them) == 2.0**-10
     assert distance(np.array([np.inf]), np.array([1e5]), "float16", np.zeros(1, bool)) == 0  # overflows, as it has to
     assert distance(np.array([np.inf]), np.array([1e4]), "float16", np.zeros(1, bool)) == math.inf
+    tiny, nothing = np.array([1e-38]), np.array([0.0])
+    assert distance(nothing, tiny, "float32", np.zeros(1, bool)) < 1 < distance(nothing, 1e6 * tiny, "float32", own[:1])
     assert math.isnan(distance(np.array([np.nan]), np.array([1.0]), "float32", np.zeros(1, bool)))
 
 
