@@ -30,7 +30,7 @@ from bench.noise import NoiseMonitor
 from bench.pinning import pinned
 from bench.statistics import NOTHING
 from bench.step_time import failure, free_memory, threads
-from bench.timing import Arm, CpuStopwatch, CudaStopwatch, Timing, measure
+from bench.timing import Arm, CpuStopwatch, CudaStopwatch, Timing, garbage_collection_off, measure
 
 KIND = "loss_time"
 PHASES = ("forward", "backward", "both")
@@ -118,7 +118,7 @@ def run(cell: Cell) -> Outcome:
                 absent[contender] = failure(error)
         timings: dict[str, Timing] = {}
         if entrants:
-            with pinned(settings["threads"]):
+            with pinned(settings["threads"]), garbage_collection_off():  # once for all phases: it takes 0.2 s
                 timings = {phase: _measure(cell, entrants, phase) for phase in PHASES}
     return Outcome(_rows(cell, math.prod(shape), entrants, absent, timings))
 

@@ -131,6 +131,7 @@ def test_liger_competes_on_cuda_only():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of what its compiler uses
 def test_the_compiled_reference_gives_the_same_gradient():
     loss = LOSSES["huber_loss"]
     drawn = draw(loss, (4096,), "float32", 0)
