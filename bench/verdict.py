@@ -90,7 +90,11 @@ def loss_speed(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
         mood, word = (GOOD, "faster") if low > 1 else (BAD, "slower") if high < 1 else (PLAIN, "")
         if mood == BAD:
             mean, low, high = 1 / mean, 1 / high, 1 / low
-        said = f"{times(mean)} ({span(low, high)}) {word} than" if word else f"as fast ({times(mean)}) as"
+        said = (
+            f"{times(mean)} ({span(low, high)}) {word} than"
+            if word
+            else f"as fast ({times(mean)}, {span(low, high)}) as"
+        )
         over = f"Over {count(used, 'loss and size', 'losses and sizes')} on {device}"
         text = f"{over}, forward and backward of ours are {said} torch's eager mode (geometric mean)."
         found.append(Sentence(mood, text))
