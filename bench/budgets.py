@@ -25,7 +25,15 @@ class Budget:
     network_steps: int
     network_learning_rates: int
     network_seeds: int
+    loss_names: tuple[str, ...] | None
+    loss_dtypes: tuple[str, ...]  # in which they are verified
+    loss_sizes: tuple[str, ...]  # at which they are timed
+    loss_contenders: tuple[str, ...]
+    loss_seconds: float  # for each of forward, backward and both
 
+
+# One for each way to measure an error, and both for classes.
+LOSSES = ("cross_entropy", "mse_loss", "huber_loss", "binary_cross_entropy_with_logits", "sigmoid_focal_loss")
 
 SMOKE = Budget(
     name="smoke",
@@ -44,6 +52,11 @@ SMOKE = Budget(
     network_steps=60,
     network_learning_rates=1,
     network_seeds=1,
+    loss_names=("cross_entropy", "mse_loss"),
+    loss_dtypes=("float32",),
+    loss_sizes=("64Ki",),
+    loss_contenders=("ours", "torch"),
+    loss_seconds=0.05,
 )
 
 DEFAULT = Budget(
@@ -66,6 +79,11 @@ DEFAULT = Budget(
     network_steps=200,
     network_learning_rates=3,
     network_seeds=3,
+    loss_names=LOSSES,
+    loss_dtypes=("float32", "bfloat16"),
+    loss_sizes=("4096x10", "512x1000", "64Ki", "1Mi"),
+    loss_contenders=("ours", "torch"),
+    loss_seconds=0.15,
 )
 
 FULL = Budget(
@@ -88,6 +106,11 @@ FULL = Budget(
     network_steps=1000,
     network_learning_rates=7,
     network_seeds=5,
+    loss_names=None,
+    loss_dtypes=("float32", "float64", "bfloat16", "float16"),
+    loss_sizes=("64x10", "4096x10", "512x1000", "1024x32000", "4Ki", "64Ki", "1Mi", "4Mi"),
+    loss_contenders=("ours", "torch", "compiled", "liger"),
+    loss_seconds=1.0,
 )
 
 BUDGETS = {budget.name: budget for budget in (SMOKE, DEFAULT, FULL)}

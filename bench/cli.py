@@ -15,7 +15,7 @@ from bench.errors import BenchError, Exit
 # The rooms behind the commands are imported inside them: they bring torch along, and --help should not wait for it.
 
 app = typer.Typer(
-    help="Verify, time and race optimizers; results go to a folder under results/.",
+    help="Verify, time and race optimizers, verify and time losses; results go to a folder under results/.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -26,6 +26,10 @@ BudgetOption = Annotated[str, typer.Option("--budget", help=f"How much to measur
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or all that is there.")]
 OptimizerOption = Annotated[list[str] | None, typer.Option("--optimizer", help="Only this one; may be repeated.")]
 ProblemOption = Annotated[list[str] | None, typer.Option("--problem", help="Only this one; may be repeated.")]
+LossOption = Annotated[
+    list[str] | None,
+    typer.Option("--loss", help="Only this one, and in a race what the networks train on; may be repeated."),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="What all random numbers are drawn from.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Where run folders go.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Begin a new run even if the last one is unfinished.")]
@@ -37,6 +41,7 @@ def _add_part(part: str, description: str) -> None:
         budget: BudgetOption = "default",
         device: DeviceOption = "all",
         optimizer: OptimizerOption = None,
+        loss: LossOption = None,
         problem: ProblemOption = None,
         seed: SeedOption = 0,
         out: OutOption = Path("results"),
@@ -44,13 +49,14 @@ def _add_part(part: str, description: str) -> None:
     ) -> None:
         from bench import plan, run
 
-        made = plan.make(budget, device, optimizer or [], problem or [], seed, plan.PARTS[part])
+        made = plan.make(budget, device, optimizer or [], problem or [], seed, plan.PARTS[part], loss or [])
         raise typer.Exit(run.execute(made, out, fresh))
 
 
-_add_part("run", "Verify, time and race; goes on where an interrupted run stopped.")
+_add_part("run", "Verify, time and race, losses included; goes on where an interrupted run stopped.")
 _add_part("verify", "Compare every optimizer with its reference.")
 _add_part("time", "Time the steps of the optimizers (they are verified first by `run`, not by this).")
+_add_part("losses", "Compare every loss and its gradient with torch in float64, and time it.")
 _add_part("race", "Let the optimizers minimise test functions and train small networks.")
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, such as results/latest.", show_default=False)]
@@ -95,12 +101,14 @@ def compare(
 
 @app.command("list")
 def list_names() -> None:
-    """Show the names that --optimizer, --problem and --budget take."""
+    """Show the names that --optimizer, --loss, --problem and --budget take."""
     from bench import plan
 
     for title, names in {
         "optimizers": plan.OPTIMIZERS,
         "parameter sets": plan.PARAMETER_SETS,
+        "losses": plan.LOSSES,
+        "sizes of losses": plan.SIZES,
         "functions": plan.FUNCTIONS,
         "networks": plan.NETWORKS,
         "budgets": BUDGETS,

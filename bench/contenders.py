@@ -80,7 +80,12 @@ def unavailable(contender: str, optimizer: str, device: str) -> str:
         return f"torch has no foreach {optimizer}"
     if contender == "compiled" and not traits.foreach:
         return f"torch.compile is timed on foreach steps, and torch has no foreach {optimizer}"
-    if contender == "compiled" and device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+    return no_compiler(device) if contender == "compiled" else ""
+
+
+def no_compiler(device: str) -> str:
+    """Why torch.compile cannot work on this device; empty if it can."""
+    if device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         return "torch.compile needs a C++ compiler and none was found; install g++ or set CXX"
     return ""
 

@@ -24,7 +24,7 @@ from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
 from bench.contenders import TRAITS, Takes
 from bench.problems.data import Data
-from bench.problems.networks import NETWORKS, Network
+from bench.problems.networks import NETWORKS, ON, Network, named
 
 EVALUATIONS = 20  # per run, after the one of the start
 DIVERGED = 1e3  # times the initial loss
@@ -38,7 +38,10 @@ ABSENT = {
 
 
 def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str] | None, seed: int) -> list[Cell]:
-    """One cell for each network × optimizer; `problems` replaces the budget's networks."""
+    """One cell for each network × optimizer; `problems` replaces the budget's networks.
+
+    ``digits on huber_loss`` is the network with another loss than its own.
+    """
     names = problems if problems is not None else budget.network_names or NETWORKS
     runs = budget.network_learning_rates * budget.network_seeds
     return [
@@ -58,7 +61,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
             expected_seconds=0.01 if TRAITS[optimizer].takes in ABSENT else runs * budget.network_steps * STEP_SECONDS,
         )
         for name in names
-        if name in NETWORKS
+        if named(name)
         for optimizer in optimizers
     ]
 
@@ -70,7 +73,7 @@ def run(cell: Cell) -> Outcome:
     if takes in ABSENT:
         return Outcome(status=Status.SKIPPED, reason=ABSENT[takes])
     trained = train_by_closure if takes is Takes.CLOSURE else train
-    network = NETWORKS[settings["name"]]
+    network = named(settings["name"])
     data = network.data().to(cell.device)
     labels = {"network": network.name, "optimizer": cell.optimizer, "device": cell.device}
     minimum = network.optimum() if network.optimum else math.nan
@@ -78,7 +81,7 @@ def run(cell: Cell) -> Outcome:
     rows = []
     warm_up(network, data, cell)
     for seed in range(settings["seeds"]):
-        random_numbers = sweep.generator(settings["seed"], network.name, seed)
+        random_numbers = sweep.generator(settings["seed"], network.name.partition(ON)[0], seed)
         initial = random_numbers.getrandbits(31)
         batches = draw_batches(data, network.batch_size, settings["steps"], random_numbers)
         for multiple in settings["lr_multiples"]:

@@ -139,6 +139,8 @@ def summaries(tables: dict[str, pd.DataFrame]) -> list[tuple[str, str, pd.DataFr
     return [
         ("Step time", "step_time", step_times(tables)),
         ("Parity: the worst over all option sets", "parity", parities(tables)),
+        ("Losses: time of forward, backward and both", "loss_time", loss_times(tables)),
+        ("Losses: error of value and gradient", "loss_parity", loss_parities(tables)),
         ("Test functions: the best learning rate of each optimizer", "functions", functions(tables)),
         ("Networks: the best learning rate of each optimizer", "networks", networks(tables)),
     ]
@@ -163,6 +165,22 @@ def parities(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     grouped = found.groupby(keys, sort=False, as_index=False)
     worst = grouped.agg(checks=("status", "size"), equal=("equal", "sum"), **{name: (name, "max") for name in numeric})
     return worst.dropna(axis=1, how="all")
+
+
+def loss_times(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The timed contenders of each loss, size and phase."""
+    shown = ("loss", "size", "device", "dtype", "threads", "contender", "phase", "median_us", "q1_us", "q3_us")
+    more = ("ratio", "ratio_low", "ratio_high", "verdict", "gb_per_s", "share_of_stream", "peak_bytes")
+    found = rows.rows_of(tables, "loss_time", (*shown, *more, "status"))
+    return found[found["status"].isin(rows.MEASURED)][[*shown, *more]].dropna(axis=1, how="all")
+
+
+def loss_parities(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The checks of each loss, dtype and reduction."""
+    shown = ("loss", "reduction", "device", "dtype", "executor", "value_ulp", "gradient_ulp")
+    found = rows.rows_of(tables, "loss_parity", (*shown, "torch_value_ulp", "torch_gradient_ulp", "status"))
+    found = found[found["status"].isin(("ok", "wrong", "error"))]
+    return found[[*shown, "torch_value_ulp", "torch_gradient_ulp", "status"]].dropna(axis=1, how="all")
 
 
 def functions(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -10,25 +10,35 @@ from pathlib import Path
 
 import torch
 
-from bench import functions_race, networks_race, step_time, verify
+from bench import functions_race, loss_parity, loss_time, networks_race, step_time, verify
 from bench.budgets import BUDGETS, Budget
 from bench.cell import Cell
 from bench.contenders import OPTIMIZERS
 from bench.errors import BenchError, Exit, unknown
+from bench.losses import LOSSES, SIZES, short
 from bench.problems.functions import FUNCTIONS
-from bench.problems.networks import NETWORKS
+from bench.problems.networks import NETWORKS, variants
 from bench.step_time import PARAMETER_SETS
 
 # The kinds of cells in the order in which they run: first proven right, then timed, then raced.
-KINDS = {"verify": verify, "step_time": step_time, "functions": functions_race, "networks": networks_race}
+KINDS = {
+    "verify": verify,
+    "loss_parity": loss_parity,
+    "step_time": step_time,
+    "loss_time": loss_time,
+    "functions": functions_race,
+    "networks": networks_race,
+}
+OF_LOSSES = ("loss_parity", "loss_time")  # the others measure optimizers
 # The commands and the kinds each one runs.
 PARTS = {
     "run": tuple(KINDS),
     "verify": ("verify",),
     "time": ("step_time",),
+    "losses": OF_LOSSES,
     "race": ("functions", "networks"),
 }
-PROBLEMS = (*PARAMETER_SETS, *FUNCTIONS, *NETWORKS)
+PROBLEMS = (*PARAMETER_SETS, *SIZES, *FUNCTIONS, *NETWORKS)
 DEVICES = ("cpu", "cuda", "all")
 LARGEST_SEED = 2**32 - 1  # what NumPy and torch both take
 
@@ -59,8 +69,12 @@ def make(
     problems: Sequence[str],
     seed: int,
     kinds: Sequence[str],
+    losses: Sequence[str] = (),
 ) -> Plan:
-    """The plan for what was asked. No `optimizers` or `problems` means all of them.
+    """The plan for what was asked. No `optimizers`, `problems` or `losses` means all of them, or those of the budget.
+
+    Whoever names optimizers gets no measurement of losses, and whoever names losses none of optimizers, but for the
+    networks, which can be trained on a loss by name.
 
     Raises `BenchError` (exit 2) with the nearest right name for an unknown one, and if there is nothing to run.
     """
@@ -70,21 +84,35 @@ def make(
         raise BenchError(f"--seed {seed} is out of range: give a whole number from 0 to {LARGEST_SEED}.", Exit.USAGE)
     chosen_optimizers = [canonical("optimizer", name, OPTIMIZERS) for name in optimizers] or list(OPTIMIZERS)
     chosen_problems = [canonical("problem", name, PROBLEMS) for name in problems] or None
+    chosen_losses = [loss_named(name) for name in losses]
+    about_losses = not optimizers and (chosen_problems is None or any(name in SIZES for name in chosen_problems))
+    about_optimizers = not losses and (chosen_problems is None or any(name not in SIZES for name in chosen_problems))
+    about = {kind: about_losses if kind in OF_LOSSES else about_optimizers for kind in KINDS}
+    about["networks"] = about_optimizers or bool(losses)
     if problems and tuple(kinds) == PARTS["verify"]:
         raise BenchError(
             "verify takes no --problem: it checks every optimizer on tensors of its own; leave --problem out.",
             Exit.USAGE,
         )
     devices = devices_of(device)
+    measured_losses = chosen_losses or list(BUDGETS[budget].loss_names or LOSSES)
     cells = {
         cell.id: cell
         for kind in kinds
+        if about[kind]
         for one in devices
-        for cell in KINDS[kind].cells(BUDGETS[budget], one, chosen_optimizers, chosen_problems, seed)
+        for cell in KINDS[kind].cells(
+            BUDGETS[budget],
+            one,
+            measured_losses if kind in OF_LOSSES else chosen_optimizers,
+            variants(chosen_problems, chosen_losses) if kind == "networks" and chosen_losses else chosen_problems,
+            seed,
+        )
     }
     if not cells:
+        asked = "problems, optimizers and losses" if losses else "problems and optimizers"
         raise BenchError(
-            f"nothing to run: no part of {', '.join(kinds)} at budget {budget} has these problems and optimizers. "
+            f"nothing to run: no part of {', '.join(kinds)} at budget {budget} has these {asked}. "
             "`python -m bench list` shows which there are.",
             Exit.USAGE,
         )
@@ -97,6 +125,12 @@ def canonical(what: str, name: str, known: Sequence[str]) -> str:
         if candidate.lower() == name.lower():
             return candidate
     raise unknown(what, name, known)
+
+
+def loss_named(name: str) -> str:
+    """The loss of that name, which charts show without its ending: ``mse`` is ``mse_loss``."""
+    known = {short(loss): loss for loss in LOSSES}
+    return known.get(name.lower()) or canonical("loss", name, LOSSES)
 
 
 def devices_of(device: str) -> tuple[str, ...]:
@@ -123,15 +157,15 @@ def describe(plan: Plan, done: set[str], machine: str, folder: Path) -> list[str
     """The lines shown before anything starts."""
     left = plan.without(done)
     no_cuda = "" if torch.cuda.is_available() else "; there is no CUDA device here"
-    lines = [f"machine    {machine}", f"device     {', '.join(plan.devices)}{no_cuda}"]
+    lines = [f"machine     {machine}", f"device      {', '.join(plan.devices)}{no_cuda}"]
     for kind in KINDS:
         cells = [cell for cell in plan.cells if cell.kind == kind]
         if cells:
             seconds = sum(cell.expected_seconds for cell in cells if cell.id not in done)
-            lines.append(f"{kind:<10} {len(cells):>4} cells, about {clock(seconds)}")
+            lines.append(f"{kind:<11} {len(cells):>4} cells, about {clock(seconds)}")
     whole = f"{len(left)} of {len(plan.cells)} cells left" if done else f"{len(plan.cells)} cells"
     total = clock(sum(cell.expected_seconds for cell in left))
-    return [*lines, f"budget     {plan.budget.name}: {whole}, about {total}", f"results    {folder}"]
+    return [*lines, f"budget      {plan.budget.name}: {whole}, about {total}", f"results     {folder}"]
 
 
 def clock(seconds: float) -> str:

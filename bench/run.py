@@ -27,6 +27,7 @@ from bench.plan import KINDS, Plan, describe
 
 OF_TORCH = frozenset(CONTENDERS) - {"ours"}  # what these do wrong is torch's fault, and fails no run of ours
 AT_FAULT = {Status.WRONG, Status.ERROR}
+PROVEN_BY = {"step_time": "verify", "loss_time": "loss_parity"}  # what is timed, and what has to hold before
 
 
 class Interrupted(BaseException):
@@ -193,12 +194,13 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def why_not_timed(cell: Cell, records: list[Record]) -> str:
-    """Why a step_time cell must not run: this optimizer did not prove right on this device. Empty if it may."""
-    if cell.kind != "step_time":
+    """Why a cell must not be timed: its optimizer or loss did not prove right on this device. Empty if it may."""
+    if cell.kind not in PROVEN_BY:
         return ""
+    proof = (PROVEN_BY[cell.kind], cell.optimizer, cell.device)
     for record in records:
         verified = record.cell
-        if (verified.kind, verified.optimizer, verified.device) == ("verify", cell.optimizer, cell.device):
+        if (verified.kind, verified.optimizer, verified.device) == proof:
             found = faults(record)
             if found:
                 return f"not timed, because {verified.label} failed verification: {found[0]}"
@@ -239,7 +241,7 @@ def verdict(records: list[Record]) -> list[str]:
         if rows:
             statuses = [str(row.get("status", "")) for row in rows]
             counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-            lines.append(f"{table:<10} {len(rows):>6} rows: {counts}")
+            lines.append(f"{table:<11} {len(rows):>6} rows: {counts}")
     wrong = [f"  {record.cell.label}: {fault}" for record in records for fault in faults(record)]
     if wrong:
         more = [f"  and {len(wrong) - 10} more"] if len(wrong) > 10 else []

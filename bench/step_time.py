@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from bench import contenders, environment, stream, subjects, tables
+from bench import contenders, environment, stream, subjects, tables, timed
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
 from bench.contenders import TRAITS, Takes
 from bench.noise import NoiseMonitor
 from bench.pinning import pinned
-from bench.statistics import FEWEST_ROUNDS, NOTHING, Interval, quartiles, ratio_interval, verdict
+from bench.statistics import NOTHING, Interval
 from bench.subjects import PARAMETER_SETS, Subject, unsuitable
 from bench.timing import Arm, CpuStopwatch, CudaStopwatch, Timing, measure
 
@@ -263,7 +263,7 @@ def _rows(
     timing: Timing | None,
 ) -> list[dict[str, Any]]:
     """One row for each contender of the cell, in the order of the settings."""
-    against = _ratios(timing) if timing else {}
+    against = timed.ratios(timing) if timing else {}
     best = min(
         (name for name in contenders.TORCH_MODES if name in entrants and timing and len(timing.times)),
         key=lambda name: float(np.median(timing.of(name))) if timing else math.inf,
@@ -281,13 +281,6 @@ def _rows(
             row |= {"status": status.value, "reason": reason}
         rows.append({column: row.get(column) for column in COLUMNS})
     return rows
-
-
-def _ratios(timing: Timing) -> dict[str, Interval]:
-    """Time of each contender over that of ours."""
-    if "ours" not in timing.names:
-        return {}
-    return {name: ratio_interval(timing.log_ratios(name, "ours")) for name in timing.names if name != "ours"}
 
 
 def _shared_fields(cell: Cell, size: Size) -> dict[str, Any]:
@@ -309,43 +302,18 @@ def _shared_fields(cell: Cell, size: Size) -> dict[str, Any]:
 
 def _measured(cell: Cell, size: Size, entrant: Entrant, timing: Timing, ratio: Interval) -> dict[str, Any]:
     name = entrant.arm.name
+    row = timed.columns(timing, name, ratio)
     if not len(timing.times):
-        return {"status": Status.INCONCLUSIVE.value, "reason": "every round was disturbed", "dropped_rounds": 1.0}
-    microseconds = timing.of(name) / 1e3
-    first, median, third = quartiles(microseconds)
-    said = verdict(ratio.low, ratio.high) if "ours" in timing.names else ""
-    unsure = said == "inconclusive"
-    bounded = math.isfinite(ratio.high)
-    if math.isnan(ratio.value):
-        why_unsure = "no mode of torch was timed beside it, so there is no ratio"
-    elif not bounded:
-        why_unsure = f"{len(timing.times)} undisturbed rounds are too few for an interval, which takes {FEWEST_ROUNDS}"
-    else:
-        why_unsure = "the interval of the ratio is wider than 5 % to either side"
-    row = {
-        "rounds": len(timing.times),
-        "calls_per_round": timing.calls[name],
-        "median_us": median,
-        "q1_us": first,
-        "q3_us": third,
-        "min_us": float(microseconds.min()),
-        "ratio": None if math.isnan(ratio.value) else ratio.value,
-        "ratio_low": ratio.low if bounded else None,
-        "ratio_high": ratio.high if bounded else None,
-        "verdict": said,
+        return row
+    row |= {
         "bytes_per_step": size.moved,
-        "gb_per_s": size.moved / median / 1e3 if size.moved else None,
+        "gb_per_s": size.moved / row["median_us"] / 1e3 if size.moved else None,
         "first_step_s": entrant.first_step_seconds,
         "peak_memory_mib": entrant.peak_memory_mib,
-        "dropped_rounds": timing.dropped,
-        "status": (Status.INCONCLUSIVE if unsure else Status.OK).value,
-        "reason": why_unsure if unsure else "",
     }
     if stream.NAME in timing.names and size.moved:
         streamed = stream.bytes_streamed(cell.optimizer, size.elements, getattr(torch, cell.settings["dtype"]).itemsize)
         row["stream_gb_per_s"] = streamed / float(np.median(timing.of(stream.NAME)))
         faster = math.exp(float(np.median(timing.log_ratios(stream.NAME, name))))
         row["share_of_stream"] = faster * size.moved / streamed
-    if "device" in timing.columns:
-        row |= {f"{column}_us": float(np.median(timing.of(name, column))) / 1e3 for column in timing.columns}
     return row

@@ -13,7 +13,14 @@ from bench import journal
 from bench.folder import atomic_write
 
 # kind of cell -> its table
-TABLES = {"verify": "parity", "step_time": "step_time", "functions": "functions", "networks": "networks"}
+TABLES = {
+    "verify": "parity",
+    "loss_parity": "loss_parity",
+    "step_time": "step_time",
+    "loss_time": "loss_time",
+    "functions": "functions",
+    "networks": "networks",
+}
 
 # Every column of every CSV file, in order; `results/README.md` says what each means.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -31,6 +38,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         ),
         *("status", "reason", "cell"),
     ),
+    "loss_parity": (
+        *("loss", "reduction", "device", "dtype", "executor", "elements", "against"),
+        *("value_ulp", "gradient_ulp", "torch_value_ulp", "torch_gradient_ulp", "unit", "tolerance"),
+        *("status", "reason", "cell"),
+    ),
     "step_time": (
         *("optimizer", "parameter_set", "device", "device_name", "dtype", "threads", "contender"),
         *("tensors", "elements", "rounds", "calls_per_round", "median_us", "q1_us", "q3_us", "min_us"),
@@ -38,6 +50,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("bytes_per_step", "gb_per_s", "stream_gb_per_s", "share_of_stream", "first_step_s"),
         *("host_us", "device_us", "end_to_end_us", "peak_memory_mib", "dropped_rounds"),
         *("status", "reason", "command", "cell"),
+    ),
+    "loss_time": (
+        *("loss", "size", "device", "device_name", "dtype", "threads", "contender", "executor", "against", "phase"),
+        *("elements", "rounds", "calls_per_round", "median_us", "q1_us", "q3_us", "min_us"),
+        *("ratio", "ratio_low", "ratio_high", "verdict"),
+        *("least_bytes", "gb_per_s", "stream_gb_per_s", "share_of_stream", "peak_bytes", "first_call_s"),
+        *("host_us", "device_us", "end_to_end_us", "dropped_rounds", "status", "reason", "command", "cell"),
     ),
     "functions": (
         *("function", "dimension", "device", "optimizer", "lr", "lr_multiple", "seed", "steps", "status", "reason"),
@@ -50,7 +69,18 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
 }
 # Where a cell that failed as a whole puts its name, so that its one row says what is missing.
-NAMED = {"parity": "options", "step_time": "parameter_set", "functions": "function", "networks": "network"}
+NAMED = {
+    "parity": "options",
+    "step_time": "parameter_set",
+    "loss_time": "size",
+    "functions": "function",
+    "networks": "network",
+}
+
+
+def subject(table: str) -> str:
+    """The column that says what was measured: the optimizer or the loss."""
+    return "loss" if table in ("loss_parity", "loss_time") else "optimizer"
 
 
 def rows_of(records: list[journal.Record]) -> dict[str, list[dict[str, Any]]]:
@@ -67,9 +97,9 @@ def rows_of(records: list[journal.Record]) -> dict[str, list[dict[str, Any]]]:
 def _row_of_failed(record: journal.Record, table: str) -> dict[str, Any]:
     cell = record.cell
     fields = {
-        NAMED[table]: cell.settings.get("name", ""),
+        NAMED.get(table, "name"): cell.settings.get("name", ""),
         **cell.settings,
-        "optimizer": cell.optimizer,
+        subject(table): cell.optimizer,
         "device": cell.device,
         "status": str(record.outcome.status),
         "reason": record.outcome.reason,

@@ -244,9 +244,10 @@ def _warm_up(arm: Arm, stopwatch: Stopwatch, calls: int) -> float:
 
 @contextmanager
 def garbage_collection_off() -> Iterator[None]:
-    """No garbage collection while something is timed; what is there is collected before."""
+    """No garbage collection while something is timed; what is there is collected before, unless it is off already."""
     was_on = gc.isenabled()
-    gc.collect()
+    if was_on:
+        gc.collect()
     gc.disable()
     try:
         yield

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from bench.charts.rows import MEASURED, OURS, numbers, rows_of, with_panel
+from bench.charts.rows import MEASURED, OURS, loss_times, numbers, rows_of, with_panel
 from bench.statistics import geometric_mean
+from bench.tables import subject
 
 GOOD, BAD, PLAIN = "good", "bad", "plain"
 MODES = {"loop": "for-loop", "foreach": "foreach", "fused": "fused", "compiled": "compiled"}
@@ -24,7 +25,14 @@ class Sentence(NamedTuple):
 
 def sentences(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     """The verdict, most important first; a part that was not run is left out."""
-    return [*parity(tables), *speed(tables), *races(tables), *trouble(tables)]
+    return [
+        *parity(tables),
+        *loss_parity(tables),
+        *speed(tables),
+        *loss_speed(tables),
+        *races(tables),
+        *trouble(tables),
+    ]
 
 
 def parity(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
@@ -48,6 +56,53 @@ def parity(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
             f"In {count(len(faults), 'check')} torch itself is outside the tolerance ({', '.join(modes)}); see below."
         )
         found.append(Sentence(PLAIN, text))
+    return found
+
+
+def loss_parity(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
+    """How many checks of our losses agree with torch in float64."""
+    rows = rows_of(tables, "loss_parity", ("loss", "reduction", "dtype", "status"))
+    checked = rows[rows["status"].isin(("ok", "wrong", "error"))]
+    if not len(checked):
+        return []
+    bad = checked[checked["status"] != "ok"]
+    text = (
+        f"{len(checked) - len(bad):,} of {len(checked):,} checks of our losses, value and gradient, agree with float64 "
+        "within tolerance"
+    )
+    if not len(bad):
+        return [Sentence(GOOD, f"{text}.")]
+    names = [f"{row.loss} ({row.reduction}, {row.dtype})" for row in bad.head(3).itertuples()]
+    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    return [Sentence(BAD, f"{text}; not: {', '.join(names)}{more}.")]
+
+
+def loss_speed(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
+    """Forward and backward of our losses against torch's eager mode, a geometric mean for each device."""
+    timed = loss_times(tables)
+    ours = timed[timed["contender"].eq("ours") & timed["phase"].eq("both") & timed["ratio"].gt(0)]
+    found = []
+    for device, here in ours.groupby("device", sort=False):
+        mean, low, high = geometric_mean(*(here[column] for column in RATIO))
+        used = int(here[list(RATIO)].notna().all(axis=1).sum())
+        if not used:
+            continue
+        mood, word = (GOOD, "faster") if low > 1 else (BAD, "slower") if high < 1 else (PLAIN, "")
+        if mood == BAD:
+            mean, low, high = 1 / mean, 1 / high, 1 / low
+        said = (
+            f"{times(mean)} ({span(low, high)}) {word} than"
+            if word
+            else f"as fast ({times(mean)}, {span(low, high)}) as"
+        )
+        over = f"Over {count(used, 'loss and size', 'losses and sizes')} on {device}"
+        text = f"{over}, forward and backward of ours are {said} torch's eager mode (geometric mean)."
+        found.append(Sentence(mood, text))
+    slower = ours[ours["verdict"].eq("slower")]
+    if len(slower):
+        named = "; ".join(f"{row.panel} · {row.size} ({times(1 / row.ratio)})" for row in slower.head(3).itertuples())
+        more = f"; and {len(slower) - 3} more" if len(slower) > 3 else ""
+        found.append(Sentence(BAD, f"Losses slower than torch's: {named}{more}."))
     return found
 
 
@@ -125,9 +180,9 @@ def of_cell(row: pd.Series) -> str:
     return f"{row['optimizer']} {certainty} {where} ({times(ratio)}, {span(low, high)})"
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str = "") -> str:
     """``1 cell``, ``55 cells``."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def times(ratio: float) -> str:
@@ -182,10 +237,10 @@ def failures(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     order = ("wrong", "error", "oom", "reference fault", "inconclusive", "skipped")
     parts = []
     for name in tables:
-        rows = rows_of(tables, name, ("optimizer", "contender", "status", "reason"))
+        rows = rows_of(tables, name, (subject(name), "contender", "status", "reason"))
         rows = rows[rows["status"].isin(order)].assign(table=name)
         # A column in which nothing is filled is one of floats.
-        who, contender = (rows[name].astype(object).fillna("").astype(str) for name in ("optimizer", "contender"))
+        who, contender = (rows[one].astype(object).fillna("").astype(str) for one in (subject(name), "contender"))
         parts.append(rows.assign(what=who + (" · " + contender).where(contender != "", "")))
     columns = ["table", "status", "what", "reason", "rows"]
     if not parts:

@@ -9,6 +9,10 @@ from matplotlib.figure import Figure
 
 from bench.charts import (
     loss_curves,
+    loss_memory,
+    loss_ratio,
+    loss_shapes,
+    loss_time,
     memory_share,
     parity,
     ratio,
@@ -22,7 +26,10 @@ from bench.charts import (
 
 CHARTS: dict[str, ModuleType] = {
     chart.NAME: chart
-    for chart in (ratio, step_time, special, memory_share, parity, trajectories, loss_curves, seconds, sensitivity)
+    for chart in (
+        *(ratio, step_time, special, memory_share, parity, loss_ratio, loss_time, loss_memory, loss_shapes),
+        *(trajectories, loss_curves, seconds, sensitivity),
+    )
 }
 
 

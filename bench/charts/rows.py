@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bench.contenders import TRAITS, Takes
+from bench.losses import short
 from bench.subjects import GROUPED, MADE_FOR
 
 MEASURED = ("ok", "inconclusive")
@@ -34,6 +35,34 @@ def usual(times: pd.DataFrame) -> pd.Series:
     """
     alone = [name for name, traits in TRAITS.items() if traits.takes is not Takes.TENSORS]
     return ~times["optimizer"].isin(alone) & ~times["parameter_set"].isin((*MADE_FOR, *GROUPED))
+
+
+def loss_times(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The timed rows of losses, numbers as numbers, the losses by their short names; `panel` is the loss."""
+    numeric = (
+        "elements",
+        "median_us",
+        "q1_us",
+        "q3_us",
+        "ratio",
+        "ratio_low",
+        "ratio_high",
+        "peak_bytes",
+        "least_bytes",
+    )
+    names = ("loss", "size", "device", "dtype", "threads", "contender", "phase", "status", "verdict")
+    found = rows_of(tables, "loss_time", (*names, *numeric))
+    found = found.assign(
+        **{column: numbers(found[column]) for column in numeric}, loss=found["loss"].map(short, na_action="ignore")
+    )
+    found = found[found["median_us"].gt(0) & found["status"].isin(MEASURED)]
+    return with_panel(found, "loss", ("device", "dtype", "threads")).reset_index(drop=True)
+
+
+def at_the_largest(times: pd.DataFrame) -> pd.DataFrame:
+    """Of each panel the rows of its largest size, and a column `row` that names panel and size."""
+    largest = times[times["elements"].eq(times.groupby("panel")["elements"].transform("max"))]
+    return largest.assign(row=largest["panel"] + " · " + largest["size"].astype(str))
 
 
 def with_panel(table: pd.DataFrame, base: str, conditions: tuple[str, ...]) -> pd.DataFrame:

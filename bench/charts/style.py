@@ -65,6 +65,8 @@ CONTENDER_STYLES = {
     "foreach": Style(SKY, "^", SOLID),
     "fused": Style(BLUE, "D", SOLID),
     "compiled": Style(GREEN, "P", SOLID),
+    "torch": Style(BLACK, "s", SOLID),
+    "liger": Style(PURPLE, "^", SOLID),
 }
 
 CONTENDER_LABELS = {
@@ -76,6 +78,8 @@ CONTENDER_LABELS = {
     "foreach": "torch, foreach",
     "fused": "torch, fused",
     "compiled": "torch, compiled",
+    "torch": "torch, eager",
+    "liger": "Liger",
 }
 
 SETTINGS = {

@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from bench.problems import data
+from optimizers import losses
 from optimizers.losses import mse_loss
 
 L2 = 1e-3  # keeps the optimum of the logistic regression finite: its training data can be separated
@@ -25,20 +26,28 @@ L2 = 1e-3  # keeps the optimum of the logistic regression finite: its training d
 class Network:
     """A model, its data and what is minimised.
 
-    `loss` takes the model, inputs and targets and gives the scalar that is minimised, on a batch or on the whole set.
-    `correct` says which predictions are right (None: no classes). `optimum` computes the least loss possible on the
-    training set, where that can be known.
+    What is minimised, on a batch or on the whole set, is the mean of `measure` over predictions and targets, and the
+    `penalty` of the model. `kind` says what the targets are: values, yes or no, or classes. `correct` says which
+    predictions are right (None: no classes). `optimum` computes the least loss possible on the training set, where that
+    can be known.
     """
 
     name: str
     title: str
     build: Callable[[int], nn.Module]  # from a seed, on the CPU
     data: Callable[[], data.Data]
-    loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    kind: str
+    measure: Callable[[Tensor, Tensor], Tensor]
     batch_size: int
     target: str  # what is learnt, in words
+    penalty: Callable[[nn.Module], Tensor] | None = None
     correct: Callable[[Tensor, Tensor], Tensor] | None = None
     optimum: Callable[[], float] | None = None
+
+    def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The scalar that is minimised."""
+        error = self.measure(model(inputs), targets)
+        return error if self.penalty is None else error + self.penalty(model)
 
     def accuracy(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
         """Share of right predictions; nan where there are no classes."""
@@ -73,16 +82,59 @@ def seeded(make: Callable[[], nn.Module]) -> Callable[[int], nn.Module]:
     return build
 
 
-def regression_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    return mse_loss(model(inputs), targets)
+def _mean(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda prediction, target: getattr(losses, name)(prediction, target, reduction="mean")
 
 
-def logistic_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    return binary_cross_entropy_with_logits(model(inputs), targets) + L2 / 2 * model.weight.square().sum()
+def _one_hot(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss against a 1 for the right class and a 0 for each other one, added up over the classes."""
+    mean = _mean(name)
+
+    def measure(prediction: Tensor, target: Tensor) -> Tensor:
+        classes = prediction.shape[1]
+        return classes * mean(prediction, one_hot(target, classes).to(prediction.dtype))
+
+    return measure
 
 
-def digits_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    return cross_entropy(model(inputs), targets)
+_OF_VALUES = (
+    *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "log_cosh_loss", "charbonnier_loss"),
+    *("pinball_loss", "cauchy_loss", "geman_mcclure_loss", "welsch_loss", "tukey_loss", "general_robust_loss"),
+)
+_OF_YES_OR_NO = ("binary_cross_entropy_with_logits", "sigmoid_focal_loss")
+# What a network can be trained on, by the kind of its targets: all of them losses of ours.
+FITTING: dict[str, dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "values": {name: _mean(name) for name in _OF_VALUES},
+    "yes or no": {name: _mean(name) for name in _OF_YES_OR_NO},
+    "classes": {
+        "cross_entropy": _mean("cross_entropy"),
+        **{name: _one_hot(name) for name in (*_OF_YES_OR_NO, *_OF_VALUES)},
+    },
+}
+ON = " on "
+
+
+def variants(names: list[str] | None, wanted: list[str]) -> list[str]:
+    """``digits on huber_loss``: each of these networks (None: all) with each loss that fits it."""
+    chosen = [name for name in NETWORKS if names is None or name in names]
+    return [f"{name}{ON}{loss}" for name in chosen for loss in wanted if loss in FITTING[NETWORKS[name].kind]]
+
+
+def named(name: str) -> Network | None:
+    """The network of that name, ``digits`` or ``digits on huber_loss``; None if there is none.
+
+    Trained on another loss than its own, it has the same weights and batches, and no least loss that would be known.
+    """
+    base, _, loss = name.partition(ON)
+    network = NETWORKS.get(base)
+    if network is None or not loss:
+        return network
+    measure = FITTING[network.kind].get(loss)
+    return replace(network, name=name, measure=measure, optimum=None) if measure else None
+
+
+def _logistic_penalty(model: nn.Module) -> Tensor:
+    return L2 / 2 * model.weight.square().sum()
 
 
 def logistic_optimum() -> float:
@@ -122,7 +174,8 @@ NETWORKS: dict[str, Network] = {
             title="Regression, 1-64-1",
             build=seeded(lambda: nn.Sequential(nn.Linear(1, 64), nn.Tanh(), nn.Linear(64, 1))),
             data=data.curve,
-            loss=regression_loss,
+            kind="values",
+            measure=_mean("mse_loss"),
             batch_size=64,
             target="a noisy curve of one variable; our own mean squared error",
         ),
@@ -131,7 +184,9 @@ NETWORKS: dict[str, Network] = {
             title="Logistic regression, breast cancer",
             build=seeded(lambda: nn.Linear(30, 1)),
             data=data.breast_cancer,
-            loss=logistic_loss,
+            kind="yes or no",
+            measure=_mean("binary_cross_entropy_with_logits"),
+            penalty=_logistic_penalty,
             batch_size=64,
             target="malignant or benign; convex, so the gap to the exact optimum is known",
             correct=lambda outputs, targets: (outputs > 0) == (targets > 0.5),
@@ -142,7 +197,8 @@ NETWORKS: dict[str, Network] = {
             title="MLP 64-32-10, digits",
             build=seeded(lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))),
             data=data.digits,
-            loss=digits_loss,
+            kind="classes",
+            measure=_mean("cross_entropy"),
             batch_size=64,
             target="which digit an 8 × 8 image shows; cross-entropy over ten classes",
             correct=lambda outputs, targets: outputs.argmax(1) == targets,

@@ -179,7 +179,8 @@ def hinge_embedding_slope(x, y, margin):
 
 
 def log_cosh(x, y):
-    d = absolute(x - y)
+    e = x - y
+    d = where(e > 0, e, -e)  # of the absolute value autograd takes neither side at 0
     return d + log1p(0.5 * expm1(-2 * d))  # exact near 0, where the two would cancel
 
 

@@ -7,6 +7,8 @@ import math
 import pandas as pd
 
 from bench.contenders import OPTIMIZERS, TRAITS, Takes, Traits
+from bench.losses import LOSSES
+from bench.tables import COLUMNS
 
 EVIL = r"<script>alert('$\frac$')</script>"  # as mathematics it would be an error
 FUNCTIONS = ("rosenbrock", "rastrigin", "powell-singular")
@@ -14,10 +16,12 @@ MULTIPLES = (0.1, 1.0, 10.0)
 
 
 def example_tables(optimizers=OPTIMIZERS, sets=("mlp", "one-big")) -> dict[str, pd.DataFrame]:
-    """All four tables."""
+    """All six tables; those of losses do not depend on the optimizers."""
     return {
         "parity": pd.DataFrame(parity(optimizers)),
+        "loss_parity": pd.DataFrame(loss_parity()),
         "step_time": pd.DataFrame(step_time(optimizers, sets)),
+        "loss_time": pd.DataFrame(loss_time()),
         "functions": pd.DataFrame(functions(optimizers)),
         "networks": pd.DataFrame(networks(optimizers)),
     }
@@ -25,7 +29,7 @@ def example_tables(optimizers=OPTIMIZERS, sets=("mlp", "one-big")) -> dict[str, 
 
 def empty_tables() -> dict[str, pd.DataFrame]:
     """A run of which nothing is finished yet."""
-    return {name: pd.DataFrame() for name in ("parity", "step_time", "functions", "networks")}
+    return {name: pd.DataFrame() for name in COLUMNS}
 
 
 def parity(optimizers):
@@ -52,6 +56,57 @@ def parity(optimizers):
                     "status": "ok",
                     "reason": "",
                 }
+
+
+def loss_parity(losses=("mse_loss", "cross_entropy")):
+    for loss in losses:
+        for dtype in ("float32", "bfloat16"):
+            for reduction in ("none", "mean"):
+                yield {
+                    "loss": loss,
+                    "reduction": reduction,
+                    "device": "cpu",
+                    "dtype": dtype,
+                    "executor": "cpu",
+                    "elements": 1000,
+                    "value_ulp": 0.5,
+                    "gradient_ulp": 0.6,
+                    "torch_value_ulp": 0.7,
+                    "torch_gradient_ulp": 0.8,
+                    "status": "ok",
+                    "reason": "",
+                }
+
+
+def loss_time(losses=("mse_loss", "binary_cross_entropy_with_logits", "cross_entropy"), sizes=2):
+    """Ours takes 10 µs a thousand elements, torch twice and compiled three times that; the largest size is unsure."""
+    for loss in losses:
+        for place, (size, shape) in enumerate(list(LOSSES[loss].sizes.items())[:sizes]):
+            elements = math.prod(shape)
+            for phase in ("forward", "backward", "both"):
+                for factor, contender in enumerate(("ours", "torch", "compiled"), start=1):
+                    median = 0.01 * elements * factor
+                    ratio = 2.0 if contender == "ours" else float(factor)
+                    yield {
+                        "loss": loss,
+                        "size": size,
+                        "device": "cpu",
+                        "dtype": "float32",
+                        "threads": 2,
+                        "contender": contender,
+                        "phase": phase,
+                        "elements": elements,
+                        "median_us": median,
+                        "q1_us": 0.9 * median,
+                        "q3_us": 1.2 * median,
+                        "ratio": ratio,
+                        "ratio_low": 0.9 * ratio,
+                        "ratio_high": 1.1 * ratio,
+                        "verdict": "inconclusive" if place else "faster",
+                        "peak_bytes": 4.0 * elements * factor if phase == "both" else math.nan,
+                        "status": "ok",
+                        "reason": "",
+                    }
 
 
 SPECIAL = {Takes.MATRICES: "matrices-200x64", Takes.SPARSE: "embedding", Takes.CLOSURE: "vector-100k"}

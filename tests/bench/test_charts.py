@@ -8,7 +8,7 @@ from matplotlib.text import Text
 
 from bench.charts import CHARTS, render, rows, style, why_empty
 from bench.contenders import CONTENDERS, OPTIMIZERS
-from tests.bench.example_tables import EVIL, empty_tables, example_tables
+from tests.bench.example_tables import EVIL, empty_tables, example_tables, loss_time
 
 
 def little():
@@ -17,6 +17,7 @@ def little():
     parity = tables["parity"][tables["parity"]["dtype"] == "float32"]
     wrong = [parity.head(1).assign(contender=name, status="wrong") for name in ("cuda", "fused", "compiled")]
     tables["parity"] = pd.concat([parity, *wrong])
+    tables["loss_time"] = pd.DataFrame(loss_time(("mse_loss",), sizes=1))
     tables["functions"] = tables["functions"][tables["functions"]["function"] == "rosenbrock"]
     tables["networks"] = tables["networks"][tables["networks"]["network"] == "regression"]
     return tables
@@ -28,6 +29,10 @@ UNITS = {
     "ratio": ("(×",),
     "memory_share": ("(%)",),
     "parity": ("(ulp)",),
+    "loss_ratio": ("(×",),
+    "loss_time": ("(elements)",),
+    "loss_memory": ("(×",),
+    "loss_shapes": ("(1)",),
     "trajectories": ("x₁",),  # coordinates of test functions have no unit
     "loss_curves": ("gradients evaluated",),
     "seconds": ("(s)",),
@@ -346,6 +351,8 @@ def test_two_devices_are_two_panels():
         for key, frame in tables.items()
     }
     for name, chart in CHARTS.items():
+        if name == "loss_shapes":  # the losses themselves, which no device changes
+            continue
         panels = set(chart.table(both)["panel"])
         assert {panel.rpartition(" · ")[2] for panel in panels} == {"cpu", "cuda"}, name
 
@@ -369,3 +376,32 @@ def test_numbers_on_axes_are_short():
     assert [style.number(value) for value in (0, 0.001, 0.5, 10, 3000, 1e5, 1e-7, 3e-5)] == [
         "0", "0.001", "0.5", "10", "3,000", "10⁵", "10⁻⁷", "3·10⁻⁵",
     ]  # fmt: skip
+
+
+def test_losses_are_drawn_at_their_largest_size_with_ours_beside_torch():
+    tables = example_tables(("Adam",))
+    ratio, memory, time = (CHARTS[f"loss_{name}"].table(tables) for name in ("ratio", "memory", "time"))
+    assert list(dict.fromkeys(ratio["row"])) == ["mse · 64Ki", "bce_with_logits · 64Ki", "cross_entropy · 4096x10"]
+    assert list(dict.fromkeys(ratio["phase"])) == ["both", "forward", "backward"]
+    assert set(ratio["ratio"]) == {2.0} and ratio["inconclusive"].all()
+    assert memory.set_index(["row", "contender"]).loc[("mse · 64Ki", "torch"), "tensors"] == 2.0
+    assert time.groupby(["panel", "contender"]).size().eq(2).all()
+    for name in ("ratio", "memory"):
+        axes = render(CHARTS[f"loss_{name}"], {"ratio": ratio, "memory": memory}[name]).axes[0]
+        assert [label.get_text() for label in axes.get_yticklabels()] == list(dict.fromkeys(ratio["row"]))
+
+
+def test_the_shapes_are_the_losses_and_their_slopes():
+    table = CHARTS["loss_shapes"].table(example_tables(("Adam",)))
+    curves = {name: curve.set_index("x") for name, curve in table.groupby("curve")}
+    assert curves["MSE"].loc[2.0, ["value", "slope"]].tolist() == [4.0, 4.0]
+    assert curves["Huber"].loc[-3.0, ["value", "slope"]].tolist() == [2.5, -1.0]
+    assert curves["hinge"].loc[-1.0, ["value", "slope"]].tolist() == [2.0, -1.0]
+    assert curves["Tukey (c = 2.5)"].loc[3.0, "slope"] == 0
+    assert curves["cross-entropy of a logit"].loc[0.0, "value"] == pytest.approx(np.log(2))
+    for name, curve in curves.items():  # each slope is that of its curve, away from the kinks
+        x, value, slope = curve.index.to_numpy(), curve["value"].to_numpy(), curve["slope"].to_numpy()
+        kinks = {"L1": 0, "pinball (0.9)": 0, "hinge": 1}
+        smooth = np.abs(x[1:-1] - kinks.get(name, np.inf)) > 0.03
+        difference = (value[2:] - value[:-2]) / (x[2:] - x[:-2])
+        assert np.abs(difference - slope[1:-1])[smooth].max() < 0.015, name

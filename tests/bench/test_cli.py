@@ -39,11 +39,13 @@ def fake_kinds(monkeypatch):
         ("run", {"parity", "step_time", "functions", "networks"}),
         ("verify", {"parity"}),
         ("time", {"step_time"}),
+        ("losses", {"loss_parity", "loss_time"}),
         ("race", {"functions", "networks"}),
     ],
 )
 def test_each_command_runs_its_part(fake_kinds, tmp_path, part, tables):
-    code, out = call(part, "--budget", "smoke", "--device", "cpu", "--optimizer", "Adam", "--out", tmp_path)
+    only = ("--loss", "mse_loss") if part == "losses" else ("--optimizer", "Adam")
+    code, out = call(part, "--budget", "smoke", "--device", "cpu", *only, "--out", tmp_path)
     assert code == 0, out
     filled = {name for name, table in run.tables.load_tables(folder.latest(tmp_path)).items() if len(table)}
     assert filled == tables
@@ -75,6 +77,10 @@ def test_options_may_be_repeated_and_reach_the_cells(fake_kinds, tmp_path):
     [
         (["run", "--optimizer", "adamm"], "did you mean 'Adam'?"),
         (["run", "--problem", "rosenbrok"], "did you mean 'rosenbrock'?"),
+        (["losses", "--loss", "mse_los"], "did you mean 'mse_loss'?"),
+        (["time", "--problem", "64x10"], "nothing to run"),
+        (["losses", "--optimizer", "Adam"], "nothing to run"),
+        (["time", "--loss", "mse_loss"], "nothing to run"),
         (["run", "--budget", "ful"], "did you mean 'full'?"),
         (["run", "--device", "gpu"], "unknown device 'gpu'"),
         (["run", "--seed", "-1"], "--seed -1 is out of range"),
@@ -111,7 +117,7 @@ def test_help_does_not_wait_for_torch():
 def test_list_shows_every_name():
     code, out = call("list")
     assert code == 0
-    for name in (*plan.OPTIMIZERS, *plan.PROBLEMS, "smoke", "default", "full"):
+    for name in (*plan.OPTIMIZERS, *plan.LOSSES, *plan.PROBLEMS, "smoke", "default", "full"):
         assert name in out.split()
 
 

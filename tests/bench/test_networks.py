@@ -90,3 +90,50 @@ def test_learn_learns():
     losses = networks.learn()
     assert losses[0] > 1 and losses[-1] < 0.1
     assert networks.learn(steps=3) == losses[:3]
+
+
+def every_variant():
+    return [(name, loss) for name, network in NETWORKS.items() for loss in networks.FITTING[network.kind]]
+
+
+@pytest.mark.parametrize(("name", "loss"), every_variant())
+def test_a_network_trains_on_every_loss_that_fits(name, loss):
+    """Plain gradient descent lowers it, whichever it is."""
+    network = networks.named(f"{name} on {loss}")
+    found, model = network.data(), network.build(0)
+    losses = []
+    for _ in range(30):
+        value = network.loss(model, found.train_inputs, found.train_targets)
+        losses.append(value.item())
+        model.zero_grad()
+        value.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.02 * parameter.grad
+    assert losses[-1] < 0.99 * losses[0] and network.optimum is None
+
+
+def test_its_own_loss_by_name_is_the_same_training():
+    plain, named = NETWORKS["digits"], networks.named("digits on cross_entropy")
+    found, model = plain.data(), plain.build(0)
+    assert plain.loss(model, *found[:2]) == named.loss(model, *found[:2])
+    ours = NETWORKS["logistic"]
+    found, model = ours.data(), ours.build(0)
+    penalty = networks.L2 / 2 * model.weight.square().sum()
+    goal = torch.nn.functional.binary_cross_entropy_with_logits(model(found[0]), found[1]) + penalty
+    torch.testing.assert_close(ours.loss(model, *found[:2]), goal)
+
+
+def test_classes_are_a_one_against_zeros():
+    network = networks.named("digits on mse_loss")
+    logits, target = torch.arange(6.0).reshape(2, 3), torch.tensor([2, 0])
+    goal = torch.tensor([[0.0, 1.0, 1.0], [2.0, 4.0, 5.0]]).square().sum(1).mean()  # of a row, added up
+    torch.testing.assert_close(network.measure(logits, target), goal)
+
+
+def test_variants_fit():
+    assert networks.variants(None, ["huber_loss"]) == ["regression on huber_loss", "digits on huber_loss"]
+    assert networks.variants(["logistic"], ["huber_loss", "sigmoid_focal_loss"]) == ["logistic on sigmoid_focal_loss"]
+    assert networks.variants(["mlp"], ["mse_loss"]) == []
+    assert networks.named("mlp") is networks.named("logistic on huber_loss") is None
+    assert networks.named("digits") is NETWORKS["digits"]

@@ -70,13 +70,9 @@ def test_lbfgs_has_a_batch_for_each_step():
     batches = networks_race.draw_batches(data, 64, 60, sweep.generator(0))
     optimizer = contenders.build("ours", "LBFGS", model.parameters(), lr=0.1)
 
-    def watching(model, inputs, targets):
-        seen.append(inputs)
-        return network.loss(model, inputs, targets)
-
-    watched = dataclasses.replace(network, loss=watching)
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(*inputs))
     with sweep.one_thread():
-        points = list(networks_race.train_by_closure(watched, model, optimizer, data, batches, 10))
+        points = list(networks_race.train_by_closure(network, model, optimizer, data, batches, 10))
     evaluated = [inputs for inputs in seen if len(inputs) == 64]
     assert len(evaluated) == points[-1]["evaluations"] == 60
     for step in range(3):
@@ -193,3 +189,13 @@ def test_compilation_is_off_the_clock(monkeypatch):
     assert compiled and rows[-1]["seconds"] < 0.2
     monkeypatch.undo()
     assert without_seconds(rows) == without_seconds(networks_race.run(cell("regression", "SGD", SMOKE)).rows)
+
+
+def test_another_loss_keeps_weights_and_batches():
+    """What `digits on cross_entropy` says of itself, and its first and last row, are those of `digits`."""
+    own, named = (networks_race.run(cell(name, "Adam", SMALL)) for name in ("digits", "digits on cross_entropy"))
+    assert {row["network"] for row in named.rows} == {"digits on cross_entropy"}
+    strip = [[{**row, "network": ""} for row in outcome.rows] for outcome in (own, named)]
+    assert without_seconds(strip[0]) == without_seconds(strip[1])
+    other = networks_race.run(cell("digits on huber_loss", "Adam", SMALL)).rows
+    assert other[0]["loss"] != own.rows[0]["loss"] and other[-1]["accuracy"] > 0.15

@@ -10,7 +10,8 @@ import pytest
 
 from bench import page, verdict
 from bench.charts import CHARTS
-from tests.bench.example_tables import EVIL, empty_tables, example_tables
+from bench.tables import COLUMNS
+from tests.bench.example_tables import EVIL, empty_tables, example_tables, loss_parity, loss_time
 
 DRAWN = [
     page.Drawn("ratio", "How many times faster", "Right is faster, with its 95 % interval.", "", ["mlp"]),
@@ -77,7 +78,7 @@ def test_nothing_is_fetched_from_anywhere(whole):
     assert "@import" not in whole and "url(" not in whole
     assert {link.partition("/")[0] for link in Outline(whole).links} <= {
         *("charts", "runs.jsonl", "environment.json"),
-        *("parity.csv", "step_time.csv", "functions.csv", "networks.csv"),
+        *(f"{table}.csv" for table in COLUMNS),
     }
 
 
@@ -249,3 +250,43 @@ def test_failures_are_told_once_per_reason_the_worst_first():
     assert found["reason"].tolist() == ["too far off", "torch has no fused RMSprop", "torch has no fused Rprop"]
     assert found["rows"].tolist() == [1, 2, 2]
     assert found["what"].tolist() == ["SGD · eager", "RMSprop · fused", "Rprop · fused"]
+
+
+def test_losses_in_words():
+    parity = pd.DataFrame(loss_parity())
+    assert sentences(loss_parity=parity) == [
+        ("good", "8 of 8 checks of our losses, value and gradient, agree with float64 within tolerance.")
+    ]
+    parity.loc[1, ["status", "reason"]] = ["wrong", "the value is off"]
+    assert sentences(loss_parity=parity)[0] == (
+        "bad",
+        "7 of 8 checks of our losses, value and gradient, agree with float64 within tolerance; not: mse_loss (mean, "
+        "float32).",
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "mood", "said"),
+    [
+        (2.0, "good", "forward and backward of ours are 2.00× (1.86–2.14) faster than torch's eager mode"),
+        (0.5, "bad", "forward and backward of ours are 2.00× (1.87–2.15) slower than torch's eager mode"),
+        (1.0, "plain", "forward and backward of ours are as fast (1.00×, 0.93–1.07) as torch's eager mode"),
+    ],
+)
+def test_speed_of_losses_in_words(ratio, mood, said):
+    times = pd.DataFrame(loss_time(("mse_loss",)))
+    ours = times["contender"].eq("ours")
+    times.loc[ours, ["ratio", "ratio_low", "ratio_high"]] = [ratio, 0.9 * ratio, 1.1 * ratio]
+    times.loc[ours, "verdict"] = "slower" if ratio < 1 else "faster"
+    found = sentences(loss_time=times)
+    assert found[0].mood == mood and said in found[0].text and "Over 2 losses and sizes on cpu" in found[0].text
+    assert [text for _, text in found[1:]] == (
+        ["Losses slower than torch's: mse · 4Ki (2.00×); mse · 64Ki (2.00×)."] if ratio < 1 else []
+    )
+
+
+def test_the_failures_name_the_loss():
+    times = pd.DataFrame(loss_time(("mse_loss",), sizes=1)).assign(status="skipped", reason="no memory")
+    assert verdict.failures({"loss_time": times})["what"].tolist() == [
+        "mse_loss · ours, mse_loss · torch, mse_loss · compiled"
+    ]

@@ -30,11 +30,40 @@ def test_cells_come_kind_by_kind_and_verification_first(fake_kinds):
     cells = make(optimizers=["Adam", "SGD"]).cells
     assert list(dict.fromkeys(cell.kind for cell in cells)) == ["verify", "step_time", "functions", "networks"]
     assert len(cells) == 4 * 2 * 3 == len({cell.id for cell in cells})
+    assert list(dict.fromkeys(cell.kind for cell in make().cells)) == list(plan.KINDS)
 
 
 def test_the_parts_together_are_the_run():
-    assert plan.PARTS["run"] == ("verify", "step_time", "functions", "networks")
-    assert sum((plan.PARTS[part] for part in ("verify", "time", "race")), ()) == plan.PARTS["run"]
+    assert plan.PARTS["run"] == tuple(plan.KINDS)
+    assert list(plan.KINDS) == ["verify", "loss_parity", "step_time", "loss_time", "functions", "networks"]
+    parts = [kind for part in ("verify", "time", "losses", "race") for kind in plan.PARTS[part]]
+    assert sorted(parts) == sorted(plan.KINDS)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kinds"),
+    [
+        ({"optimizers": ["Adam"]}, {"verify", "step_time", "functions", "networks"}),
+        ({"problems": ["mlp"]}, {"verify", "step_time"}),
+        ({"problems": ["digits"]}, {"verify", "networks"}),
+        ({"problems": ["64Ki"]}, {"loss_parity", "loss_time"}),
+        ({"problems": ["64Ki", "mlp"]}, {"loss_parity", "loss_time", "verify", "step_time"}),
+        ({"losses": ["mse_loss"]}, {"loss_parity", "loss_time", "networks"}),
+        ({"losses": ["mse_loss"], "problems": ["4Mi"]}, {"loss_parity", "loss_time"}),
+        ({"losses": ["mse_loss"], "problems": ["digits"]}, {"networks"}),
+        ({"losses": ["mse_loss"], "optimizers": ["Adam"]}, {"networks"}),
+        ({}, set(plan.KINDS)),
+    ],
+)
+def test_what_is_named_is_what_is_measured(asked, kinds):
+    assert {cell.kind for cell in make(**asked).cells} == kinds
+
+
+def test_a_loss_by_name_is_what_the_networks_train_on():
+    cells = make(kinds=["networks"], optimizers=["Adam"], losses=["Huber_Loss"], problems=["digits", "logistic"]).cells
+    assert [cell.settings["name"] for cell in cells] == ["digits on huber_loss"]  # of yes or no it is no loss
+    both = make(kinds=plan.PARTS["losses"], losses=["huber", "BCE_with_logits"]).cells
+    assert {cell.optimizer for cell in both} == {"huber_loss", "binary_cross_entropy_with_logits"}
 
 
 def test_the_id_follows_the_content(fake_kinds):
@@ -49,6 +78,10 @@ def test_the_id_follows_the_content(fake_kinds):
         ({"optimizers": ["adma"]}, "unknown optimizer 'adma': did you mean 'Adam'?"),
         ({"optimizers": ["Adam", "RMSPropp"]}, "unknown optimizer 'RMSPropp': did you mean 'RMSprop'?"),
         ({"problems": ["rosenbrok"]}, "unknown problem 'rosenbrok': did you mean 'rosenbrock'?"),
+        ({"losses": ["mse_los"]}, "unknown loss 'mse_los': did you mean 'mse_loss'?"),
+        ({"losses": ["kl_div"], "kinds": ["networks"]}, "has these problems, optimizers and losses"),
+        ({"losses": ["kl_div"], "kinds": ["step_time"]}, "has these problems, optimizers and losses"),
+        ({"optimizers": ["Adam"], "kinds": ["loss_time"]}, "nothing to run: no part of loss_time"),
         ({"device": "cud"}, "unknown device 'cud': did you mean 'cuda'?"),
         ({"budget": "zzzz"}, "unknown budget 'zzzz': there are: smoke, default, full."),
         ({"seed": -1}, "--seed -1 is out of range"),
@@ -97,7 +130,7 @@ def test_the_description_says_how_much_and_where(fake_kinds, tmp_path):
     text = "\n".join(plan.describe(made, done, "a machine", tmp_path))
     assert "a machine" in text and str(tmp_path) in text
     assert "smoke: 5 of 6 cells left" in text
-    assert "functions     3 cells" in text
+    assert "functions      3 cells" in text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "00:00"), (190.4, "03:10"), (59.6, "01:00"), (3790, "1:03:10")])

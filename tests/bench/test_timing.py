@@ -265,6 +265,14 @@ def test_noise_monitor_reads_this_machine():
     assert stolen_ns() >= 0
 
 
+def test_garbage_is_collected_once_where_timings_are_nested(monkeypatch):
+    collected = []
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
+    with garbage_collection_off(), garbage_collection_off():
+        assert collected == [1]
+    assert gc.isenabled()
+
+
 @pytest.mark.parametrize("was_on", [True, False])
 def test_garbage_collection_is_off_and_then_as_it_was(was_on):
     (gc.enable if was_on else gc.disable)()

@@ -155,3 +155,19 @@ def test_the_number_of_threads_changes_no_bit():
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*values)
+
+
+@pytest.mark.parametrize("name", ["bce_with_logits", "exact_soft_margin", "focal", "log_cosh", "charbonnier", "cauchy"])
+def test_autograd_of_the_value_is_the_slope_at_a_prediction_of_0_too(name):
+    """Where a smooth loss is written with terms that have a kink there: logits of a last layer of zeros are all 0."""
+    x = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([1.0, -1.0 if name == "exact_soft_margin" else 0.0], dtype=torch.float64)
+    if name not in ("bce_with_logits", "exact_soft_margin", "focal"):
+        y = torch.zeros_like(y)
+    constants = CONSTANTS.get(name, ())
+    (gradient,) = torch.autograd.grad(FAMILY[name].value(x, y, *constants).sum(), x, create_graph=True)
+    slope = FAMILY[name].slope(x, y, *constants)
+    torch.testing.assert_close(gradient, slope, rtol=1e-12, atol=1e-15)
+    (curvature,) = torch.autograd.grad(gradient.sum(), x)
+    around = [FAMILY[name].slope(x + side, y, *constants).detach() for side in (1e-6, -1e-6)]
+    torch.testing.assert_close(curvature, (around[0] - around[1]) / 2e-6, rtol=1e-5, atol=1e-6)
