@@ -97,8 +97,10 @@ def _mend_scalars(optimizer: Optimizer, state: dict[str, Any], group: Mapping[st
         if isinstance(value, int | float) and not groups.torch_class(type(optimizer)):
             value = torch.tensor(float(value))  # torch's classes do it themselves, but where it is to stay a number
         if isinstance(value, Tensor) and not group.get("capturable"):
-            # torch's fused mode keeps it on the device; the coefficients are made on the host
-            value = value.to("cpu", torch.float32 if group.get("fused") else value.dtype)
+            # torch's fused mode keeps it on the device; the coefficients are made on the host. What torch's reload has
+            # rounded to the 16 bits of a parameter must not be rounded again in every step
+            single = group.get("fused") or value.dtype in kernels.HALF
+            value = value.to("cpu", torch.float32 if single else value.dtype)
         state[name] = value
 
 

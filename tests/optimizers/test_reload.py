@@ -215,3 +215,24 @@ def test_a_state_dict_loaded_in_inference_mode_can_be_stepped(cast):
     assert not any(t.is_inference() for t in tensors(ours[1].state_dict()))
     train("Adam", ours, theirs, steps=2, seed=1)
     assert_same("Adam", ours, theirs, scale=10)
+
+
+def test_a_scalar_that_torch_rounded_to_16_bits_is_rounded_no_further():
+    """torch's own reload casts ``mu_product`` to the parameter's dtype, and then rounds it in every step."""
+    torch.manual_seed(0)
+    p = torch.nn.Parameter(torch.randn(50, dtype=torch.bfloat16))
+    state = {}
+    for cls in (torch.optim.NAdam, torch.optim.NAdam, optimizers.NAdam):
+        optimizer = cls([p], lr=0.01)
+        if state:
+            optimizer.load_state_dict(state)
+        p.grad = torch.randn(50).bfloat16()
+        if cls is not optimizers.NAdam:
+            optimizer.step()
+        state = optimizer.state_dict()
+    rounded = optimizer.state[p]["mu_product"]
+    before = rounded.item()
+    assert rounded.dtype == torch.float32 and before == rounded.bfloat16().item()
+    optimizer.step()
+    mu = 0.9 * (1 - 0.5 * 0.96 ** (3 * 0.004))
+    torch.testing.assert_close(optimizer.state[p]["mu_product"].item(), before * mu, rtol=1e-6, atol=0)
