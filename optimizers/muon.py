@@ -59,7 +59,8 @@ def adjustment(shape: Sequence[int], adjust_lr_fn: str | None) -> float:
 
 def transform(batch: Tensor, group: Mapping[str, Any]) -> Tensor:
     update = orthogonalize(batch, group["ns_coefficients"], group["ns_steps"], group["eps"])
-    return update.to(batch.dtype).mul_(adjustment(batch.shape[1:], group["adjust_lr_fn"]))
+    update, scale = update.to(batch.dtype), adjustment(batch.shape[1:], group["adjust_lr_fn"])
+    return update if scale == 1 else update.mul_(scale)
 
 
 class Muon(Optimizer, torch.optim.Muon):
