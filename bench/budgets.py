@@ -97,7 +97,7 @@ FULL = Budget(
         *("mlp", "many-small", "many-medium", "resnet18", "one-big", "gpt2", "many-groups"),
         *("matrices-400x32", "matrices-200x64", "matrices-100x256", "embedding", "vector-100k"),
     ),
-    cell_seconds=15.0,
+    cell_seconds=6.0,
     function_names=None,
     function_steps=5000,
     function_learning_rates=15,
@@ -110,7 +110,7 @@ FULL = Budget(
     loss_dtypes=("float32", "float64", "bfloat16", "float16"),
     loss_sizes=("64x10", "4096x10", "512x1000", "1024x32000", "4Ki", "64Ki", "1Mi", "4Mi"),
     loss_contenders=("ours", "torch", "compiled", "liger"),
-    loss_seconds=1.0,
+    loss_seconds=0.5,
 )
 
 BUDGETS = {budget.name: budget for budget in (SMOKE, DEFAULT, FULL)}
