@@ -7,7 +7,6 @@ is wanted, and the plain torch that everything else falls back to.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..executors import kernels
-from .fused import REDUCTIONS, beside, by_kernel, unwatched
+from .fused import DEVICES, REDUCTIONS, beside, by_kernel, on, unwatched
 
 #: below this many elements the calls around a kernel take longer than the passes it saves, of torch's own losses and of
 #: those that torch does not have
@@ -55,11 +54,11 @@ class Elementwise:
 
     def forward(self, input: Tensor, others: tuple[Any, ...], options: Options, wanted: bool):
         (target,), (reduction, constants) = others, options
-        return _cpu().forward(self, input, target, reduction, constants, wanted and reduction != "none")
+        return on(input.device).forward(self, input, target, reduction, constants, wanted and reduction != "none")
 
     def backward(self, input: Tensor, others: tuple[Any, ...], options: Options, upstream: Tensor) -> Tensor:
         (target,), (reduction, constants) = others, options
-        return _cpu().backward(self, input, target, reduction, constants, upstream)
+        return on(input.device).backward(self, input, target, reduction, constants, upstream)
 
     def __call__(
         self, input: Tensor, target: Tensor, reduction: str = "mean", constants: tuple[float, ...] = ()
@@ -68,14 +67,6 @@ class Elementwise:
         if input.numel() >= SMALL_ALONE and reduction in REDUCTIONS and has_kernel(input, target):
             return self.by_kernel(input, target, reduction, constants)
         return self.plain(input, (target,), (reduction, constants))
-
-
-@functools.cache
-def _cpu() -> Any:
-    """The kernels, imported when they are first used."""
-    from . import cpu
-
-    return cpu
 
 
 def reduced(values: Tensor, reduction: str) -> Tensor:
@@ -87,4 +78,4 @@ def reduced(values: Tensor, reduction: str) -> Tensor:
 
 def has_kernel(input: Tensor, target: Tensor) -> bool:
     """Whether a kernel may read both tensors element by element, and nothing watches or transforms what is computed."""
-    return unwatched(input) and beside(input, target)
+    return unwatched(input, DEVICES) and beside(input, target)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+from collections.abc import Container
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +15,22 @@ from ..executors import kernels
 from ..executors.tensors import PLAIN_TYPES
 
 REDUCTIONS = ("none", "mean", "sum")
+
+#: the names of the modules of kernels by type of device
+DEVICES = {"cpu": "cpu", "cuda": "cuda"}
+
+
+def on(device: torch.device, loss: str = "") -> Any:
+    """The module with the kernels of a loss for a device, imported when it is first used: ``cpu``, ``cuda``, ...
+
+    loss: ``cross_entropy_`` and the like; elementwise ones have no name.
+    """
+    return _module(loss + DEVICES[device.type])
+
+
+@functools.cache
+def _module(name: str) -> Any:
+    return importlib.import_module(f".{name}", __package__)
 
 
 class Kernel(Protocol):
@@ -58,8 +77,8 @@ class _Fused(torch.autograd.Function):
         elif gradient is None:
             input, *others = ctx.saved_tensors
             gradient = ctx.kernel.backward(input, others, ctx.options, upstream)
-        elif upstream.item() != 1:
-            gradient.mul_(upstream)
+        else:
+            gradient = on(gradient.device).scaled(gradient, upstream)
         return None, None, gradient, *[None] * ctx.others
 
 
@@ -67,20 +86,23 @@ class _Fused(torch.autograd.Function):
 _apply = super(torch.autograd.Function, _Fused).apply  # type: ignore[misc]
 
 
-def unwatched(input: Tensor) -> bool:
-    """Whether a prediction is a plain tensor that has kernels, outside of transforms, tracing and autocast."""
+def unwatched(input: Tensor, devices: Container[str] = ("cpu",)) -> bool:
+    """Whether a prediction is a plain tensor that has kernels, outside of transforms, tracing and autocast.
+
+    devices: the types of device that the loss has kernels for.
+    """
     return (
         type(input) in PLAIN_TYPES
-        and input.device.type == "cpu"
+        and input.device.type in devices
         and input.dtype in kernels.DTYPES
         and input.layout is torch.strided
         and input.is_contiguous()
         and not input.is_neg()
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
-        and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled(input.device.type)
         and getattr(forward_ad, "_current_level", -1) < 0
-        and not isinstance(kernels.executor("cpu"), str)
+        and not isinstance(kernels.executor(input.device.type), str)
     )
 
 
