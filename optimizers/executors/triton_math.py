@@ -40,7 +40,6 @@ MAGIC, MAGIC_BITS = tl.constexpr(1.5 * 2.0**23), tl.constexpr(0x4B400000)
 LEAST = tl.constexpr(-(127 + 0.49) * math.log(2))
 TINY, LIFT = tl.constexpr(2.0**-126), tl.constexpr(2.0**23)
 ROOT_HALF_BITS, ONE_LESS_ROOT_HALF = tl.constexpr(0x3F3504F3), tl.constexpr(0x3F800000 - 0x3F3504F3)
-INFINITY, NAN = tl.constexpr(math.inf), tl.constexpr(math.nan)
 
 
 @triton.jit
@@ -96,7 +95,7 @@ def expm1(x):
         u = tl.exp(x)
         y = (u - 1) * (x / tl.log(u))
         y = tl.where(u == 1, x, y)
-        return tl.where((u == INFINITY) | (u - 1 == -1), u - 1, y)
+        return tl.where((u == float("inf")) | (u - 1 == -1), u - 1, y)
 
 
 @triton.jit
@@ -112,9 +111,9 @@ def log(x):
         artanh = 2 / 3 + z * (2 / 5 + z * (2 / 7 + z * (2 / 9 + z * (2 / 11))))
         square = 0.5 * f * f
         y = e * LN2_HIGH + (f - (square - (s * (square + z * artanh) + e * LN2_LOW)))
-        y = tl.where(x == 0, -INFINITY, y)
-        y = tl.where(x < 0, NAN, y)
-        return tl.where((x != x) | (x == INFINITY), x, y)
+        y = tl.where(x == 0, float("-inf"), y)
+        y = tl.where(x < 0, float("nan"), y)
+        return tl.where((x != x) | (x == float("inf")), x, y)
     else:
         return tl.log(x)
 
@@ -127,8 +126,8 @@ def log1p(x):
         y = log(u) + tl.div_rn(lost, u)
     else:
         y = log(u) + lost / u
-    y = tl.where(u == 0, -INFINITY, y)
-    return tl.where(x == INFINITY, x, y)
+    y = tl.where(u == 0, float("-inf"), y)
+    return tl.where(x == float("inf"), x, y)
 
 
 @triton.jit

@@ -15,13 +15,14 @@ import triton.language as tl
 from torch import Tensor
 
 from ..executors.cuda import current
-from .cuda import ADDED, finished, keeps, real
+from ..executors.triton_dialect import divide
+from ..executors.triton_math import log
+from .cuda import finished, keeps, real
 
-#: the longest rows that are kept in registers, and the elements of a program otherwise
-WHOLE, TILE = 16384, 4096
-#: rows of a program at most, targets that are counted at once, and programs that count them
-MOST_ROWS, COUNTED, COUNTERS = 256, 1024, 1024
-assert COUNTERS <= ADDED
+#: the longest rows that are kept in registers, in bytes of the arithmetic's type, and the classes of a block otherwise
+WHOLE, BLOCK = 65536, 4096
+#: rows of a program at most, its logits at most if there are several, and targets that one program counts
+MOST_ROWS, TOGETHER, COUNTED = 64, 2048, 16384
 
 
 def loss(
@@ -32,10 +33,10 @@ def loss(
     logits: ``(rows, classes)``; target: int64 class indices ``(rows,)``; weight: of the classes.
     """
     out = torch.empty_like(logits) if wanted and keeps(logits) else None
-    shares = _shares(logits, target, weight, ignore_index) if mean else None
-    sums = logits.new_empty(_shape(*logits.shape)[0], dtype=torch.float64)
-    _run(logits, target, weight, ignore_index, smoothing, shares=shares, sums=sums, out=out)
-    return finished(sums, logits, shares=shares), out
+    denominator = _denominator(logits, target, weight, ignore_index) if mean else None
+    sums = logits.new_empty(_shape(logits)[0], dtype=torch.float64)
+    _run(logits, target, weight, ignore_index, smoothing, denominator=denominator, sums=sums, out=out)
+    return finished(sums, logits, denominator=denominator), out
 
 
 def each(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float) -> Tensor:
@@ -50,40 +51,41 @@ def gradient(
 ) -> Tensor:
     """The gradient of the mean or the sum, or of the rows for as many upstream gradients."""
     out = torch.empty_like(logits)
-    shares = _shares(logits, target, weight, ignore_index) if mean else None
-    _run(logits, target, weight, ignore_index, smoothing, shares=shares, upstream=upstream.contiguous(), out=out)
+    denominator = _denominator(logits, target, weight, ignore_index) if mean else None
+    upstream = upstream.contiguous()
+    _run(logits, target, weight, ignore_index, smoothing, denominator=denominator, upstream=upstream, out=out)
     return out
 
 
-def _shares(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
-    """What the mean is divided by, in at most `COUNTERS` parts, in float64."""
+def _denominator(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    """What the mean is divided by, in float64: how many targets are not ignored, or their weights."""
     rows, classes = logits.shape
-    piece = COUNTED * max(1, triton.cdiv(rows, COUNTED * COUNTERS))
-    shares = logits.new_empty(max(1, triton.cdiv(rows, piece)), dtype=torch.float64)
+    shares = logits.new_empty(max(1, triton.cdiv(rows, COUNTED)), dtype=torch.float64)
     with current(logits.device):
-        _count[(len(shares),)](target, weight, shares, rows, classes, ignore_index, piece, BLOCK=COUNTED)
-    return shares
+        _count[(len(shares),)](target, weight, shares, rows, classes, ignore_index, PIECE=COUNTED, BLOCK=2048)
+    return shares if len(shares) == 1 else finished(shares, shares)
 
 
-def _shape(rows: int, classes: int) -> tuple[int, int, int, int]:
+def _shape(logits: Tensor) -> tuple[int, int, int, int]:
     """Programs, rows of each, classes of a block, and warps."""
+    rows, classes = logits.shape
     width = triton.next_power_of_2(max(1, classes))
-    block = width if width <= WHOLE else TILE
-    tall = min(max(1, TILE // block), MOST_ROWS)
-    return triton.cdiv(rows, tall), tall, block, 16 if block > 8192 else 8
+    block = width if width * real(logits).primitive_bitwidth <= 8 * WHOLE else BLOCK
+    tall = min(max(1, TOGETHER // block), MOST_ROWS)
+    return triton.cdiv(rows, tall), tall, block, 4 if block <= 2048 else 8 if block <= 8192 else 16
 
 
 def _run(
-    logits, target, weight, ignore_index, smoothing, shares=None, upstream=None, out=None, losses=None, sums=None
+    logits, target, weight, ignore_index, smoothing, denominator=None, upstream=None, out=None, losses=None, sums=None
 ) -> None:
     rows, classes = logits.shape
-    programs, tall, block, warps = _shape(rows, classes)
+    programs, tall, block, warps = _shape(logits)
     with current(logits.device):
         _rows[(programs,)](
             logits,
             target,
             weight,
-            shares,
+            denominator,
             upstream,
             out,
             losses,
@@ -91,8 +93,8 @@ def _run(
             rows,
             classes,
             ignore_index,
-            0 if shares is None else len(shares),
             smoothing,
+            smoothing / max(1, classes),
             SMOOTH=smoothing > 0,
             EACH=upstream is not None and upstream.dim() > 0,
             REAL=real(logits),
@@ -100,17 +102,16 @@ def _run(
             ROWS=tall,
             BLOCK=block,
             WHOLE=block >= classes,
-            PARTS=COUNTERS,
             num_warps=warps,
         )
 
 
-@triton.jit(do_not_specialize=["rows", "classes", "ignored", "piece"])
-def _count(target, weight, shares, rows, classes, ignored, piece, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["rows", "classes", "ignored"])
+def _count(target, weight, shares, rows, classes, ignored, PIECE: tl.constexpr, BLOCK: tl.constexpr):
     """Targets that are not ignored, or their weights."""
-    start = tl.program_id(0).to(tl.int64) * piece
+    start = tl.program_id(0).to(tl.int64) * PIECE
     total = tl.zeros((BLOCK,), tl.float64)
-    for base in range(start, tl.minimum(start + piece, rows), BLOCK):
+    for base in range(start, tl.minimum(start + PIECE, rows), BLOCK):
         at = base + tl.arange(0, BLOCK)
         t = tl.load(target + at, at < rows, other=0)
         live = (at < rows) & (t != ignored)
@@ -145,12 +146,12 @@ def _slopes(x, top, factor, shift, right, w, column, t, SMOOTH: tl.constexpr):
     return g - tl.where(column[None, :] == t[:, None], right[:, None], 0)
 
 
-@triton.jit(do_not_specialize=["rows", "ignored", "parts"])
+@triton.jit(do_not_specialize=["rows", "ignored"])
 def _rows(
     logits,
     target,
     weight,
-    shares,
+    denominator,
     upstream,
     out,
     losses,
@@ -158,8 +159,8 @@ def _rows(
     rows,
     classes,
     ignored,
-    parts,
-    smoothing: "fp64",  # noqa: F821
+    smoothing: tl.float64,
+    spread: tl.float64,
     SMOOTH: tl.constexpr,
     EACH: tl.constexpr,
     REAL: tl.constexpr,
@@ -167,7 +168,6 @@ def _rows(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
-    PARTS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there = row < rows
@@ -175,13 +175,20 @@ def _rows(
     live = there & (t != ignored)
     good = live & (t >= 0) & (t < classes)
     start = row * classes
+    safe = tl.where(good, t, 0)
+    x_t = tl.load(logits + start + safe, good, other=0.0).to(REAL)
+    w_t = tl.full((ROWS,), 1, REAL)
+    if weight is not None:
+        w_t = tl.load(weight + safe, good, other=0.0).to(REAL)
 
-    # the largest logit, and the sum of exponentials; with smoothing also the sums of w x and of w
+    # the largest logit, and the sum of exponentials; with smoothing also the sums of w and of w x, with x measured from
+    # the target's, lest digits be lost where all are large
+    origin = tl.where(tl.abs(x_t) < float("inf"), x_t, 0)
     if WHOLE:
         column, x, inside, w = _tile(logits, weight, start, 0, classes, live, REAL, SMOOTH, BLOCK)
         top = tl.max(x, 1)
         total = tl.sum(tl.where(inside, tl.exp(x - top[:, None]), 0), 1)
-        mass = tl.where(inside, w * x, 0)
+        mass = tl.where(inside, w * (x - origin[:, None]), 0)
         weights = w
     else:
         # each lane has its own; they begin at a number, so that -inf - -inf never happens
@@ -196,44 +203,39 @@ def _rows(
             part = tl.where(d > 0, part * e + 1, part + e)
             peak = tl.where(d > 0, x, peak)
             if SMOOTH:
-                mass += tl.where(inside, w * x, 0)
+                mass += tl.where(inside, w * (x - origin[:, None]), 0)
                 weights += w
         top = tl.max(peak, 1)
         total = tl.sum(part * tl.exp(peak - top[:, None]), 1)
 
-    safe = tl.where(good, t, 0)
-    w_t = tl.full((ROWS,), 1, tl.float64)
-    if weight is not None:
-        w_t = tl.load(weight + safe, good, other=0.0).to(tl.float64)
-    hard = (1 - tl.full((), smoothing, tl.float64)) * w_t
-    spread = tl.full((), smoothing, tl.float64) / classes
-    all_weights = tl.sum(weights.to(tl.float64))
+    hard = tl.full((), 1 - smoothing, REAL) * w_t
+    spread = tl.full((), spread, REAL)
+    all_weights = tl.sum(weights.to(tl.float64)).to(REAL)
 
     if losses is not None or sums is not None:
-        lse = top.to(tl.float64) + tl.log(total.to(tl.float64))
-        value = hard * (lse - tl.load(logits + start + safe, good, other=0.0).to(tl.float64))
+        log_total = log(total)
+        value = hard * (top - x_t + log_total)
         if SMOOTH:
-            value += spread * (all_weights * lse - tl.sum(mass.to(tl.float64), 1))
+            value += spread * (all_weights * (top - origin + log_total) - tl.sum(mass, 1))
         value = tl.where(live, tl.where(good, value, float("nan")), 0)
         if losses is not None:
-            tl.store(losses + row, value.to(REAL).to(losses.dtype.element_ty), there)
+            tl.store(losses + row, value.to(losses.dtype.element_ty), there)
         if sums is not None:
-            tl.store(sums + tl.program_id(0), tl.sum(value))
+            tl.store(sums + tl.program_id(0), tl.sum(value.to(tl.float64)))
 
     if out is not None:
-        here = tl.full((ROWS,), 1, tl.float64)
-        if upstream is not None:
-            if EACH:
-                here = tl.load(upstream + row, there, other=0.0).to(tl.float64)
-            else:
-                here = here * tl.load(upstream).to(tl.float64)
-        if shares is not None:
-            part_at = tl.arange(0, PARTS)
-            denominator = tl.sum(tl.load(shares + part_at, part_at < parts, other=0.0))
-            here = tl.where(denominator != 0, here / denominator, 0)
-        here = tl.where(good, here, float("nan"))
-        factor = (here * (hard + spread * all_weights) / total.to(tl.float64)).to(REAL)
-        shift, right = (here * spread).to(REAL), (here * hard).to(REAL)
+        scale = tl.full((), 1, tl.float64)
+        if denominator is not None:
+            n = tl.load(denominator)
+            scale = tl.where(n != 0, 1 / n, 0)
+        here = tl.full((ROWS,), 1, REAL)
+        if EACH:
+            here = tl.load(upstream + row, there, other=0.0).to(REAL)
+        elif upstream is not None:
+            scale *= tl.load(upstream).to(tl.float64)
+        here = tl.where(good, here * scale.to(REAL), float("nan"))
+        factor = divide(here * (hard + spread * all_weights), total)
+        shift, right = here * spread, here * hard
         if WHOLE:
             g = _slopes(x, top, factor, shift, right, w, column, t, SMOOTH)
             g = tl.where(inside, g, 0).to(out.dtype.element_ty)

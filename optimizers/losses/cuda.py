@@ -73,12 +73,11 @@ def keeps(input: Tensor) -> bool:
     return input.dtype != torch.float16
 
 
-def finished(sums: Tensor, like: Tensor, scale: float = 1.0, shares: Tensor | None = None) -> Tensor:
-    """The sum of `sums`, added in order, times `scale` or over the sum of `shares`, in the dtype of `like`."""
+def finished(sums: Tensor, like: Tensor, scale: float = 1.0, denominator: Tensor | None = None) -> Tensor:
+    """The sum of `sums`, added in order, times `scale` and over `denominator`, in the dtype of `like`."""
     value = like.new_empty(())
-    n, parts = len(sums), 0 if shares is None else len(shares)
     with current(like.device):
-        _add[(1,)](sums, shares, value, n, parts, scale, REAL=real(like), BLOCK=ADDED, num_warps=16)
+        _add[(1,)](sums, denominator, value, len(sums), scale, REAL=real(like), BLOCK=ADDED, num_warps=16)
     return value
 
 
@@ -187,15 +186,15 @@ def kernel(
 """
 
 
-@triton.jit(do_not_specialize=["n", "parts"])
-def _add(sums, shares, out, n, parts, scale: "fp64", REAL: tl.constexpr, BLOCK: tl.constexpr):  # noqa: F821
+@triton.jit(do_not_specialize=["n"])
+def _add(sums, denominator, out, n, scale: tl.float64, REAL: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float64)
     for base in range(0, n, BLOCK):
         total += tl.load(sums + base + at, base + at < n, other=0.0)
     s = tl.sum(total) * scale
-    if shares is not None:
-        s = s / tl.sum(tl.load(shares + at, at < parts, other=0.0))
+    if denominator is not None:
+        s = s / tl.load(denominator)
     tl.store(out, s.to(REAL).to(out.dtype.element_ty))
 
 
@@ -205,6 +204,10 @@ def _scale_by(gradient, upstream, n, REAL: tl.constexpr, BLOCK: tl.constexpr):
     if factor != 1:
         step = tl.num_programs(0).to(tl.int64) * BLOCK
         for base in range(tl.program_id(0).to(tl.int64) * BLOCK, n, step):
-            at = base + tl.arange(0, BLOCK)
-            g = tl.load(gradient + at, at < n).to(REAL)
-            tl.store(gradient + at, (g * factor).to(gradient.dtype.element_ty), at < n)
+            at = tl.multiple_of(base, BLOCK) + tl.arange(0, BLOCK)
+            if base + BLOCK <= n:  # without a mask the compiler can move 128 bits at a time
+                g = tl.load(gradient + at).to(REAL)
+                tl.store(gradient + at, (g * factor).to(gradient.dtype.element_ty))
+            else:
+                g = tl.load(gradient + at, at < n).to(REAL)
+                tl.store(gradient + at, (g * factor).to(gradient.dtype.element_ty), at < n)
