@@ -187,7 +187,7 @@ def _rows(
     if WHOLE:
         column, x, inside, w = _tile(logits, weight, start, 0, classes, live, REAL, SMOOTH, BLOCK)
         top = tl.max(x, 1)
-        total = tl.sum(tl.where(inside, tl.exp(x - top[:, None]), 0), 1)
+        total = tl.sum(tl.exp(x - top[:, None]), 1)
         mass = tl.where(inside, w * (x - origin[:, None]), 0)
         weights = w
     else:
