@@ -13,10 +13,10 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from optimizers.executors import triton_math  # noqa: E402
-from optimizers.losses.family import FAMILY  # noqa: E402
+from optimizers.executors import triton_math
+from optimizers.losses.family import FAMILY
 
-from . import exponentials, loss_cases  # noqa: E402
+from . import exponentials, loss_cases
 
 BOUNDS = exponentials.bounds(triton_math.__doc__)
 KINDS = {kind.__name__: kind for kind in (np.float32, np.float64)}
@@ -124,7 +124,11 @@ def moves(ptx, kind):
 
 
 TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
-MEMBERS = [("bce_with_logits", torch.float32, 80), ("bce_with_logits", torch.bfloat16, 90), ("focal", torch.float32, 90)]
+MEMBERS = [
+    ("bce_with_logits", torch.float32, 80),
+    ("bce_with_logits", torch.bfloat16, 90),
+    ("focal", torch.float32, 90),
+]
 MEMBERS += [("log_cosh", torch.float16, 90), ("huber", torch.float64, 90)]
 
 
@@ -147,7 +151,9 @@ def test_elementwise_kernel_compiles_with_128_bit_access_and_exact_arithmetic(na
     assert "atom" not in ptx and "red.global" not in ptx
 
 
-@pytest.mark.parametrize(("classes", "dtype", "weighted"), [(4096, torch.float32, True), (128256, torch.bfloat16, False)])
+@pytest.mark.parametrize(
+    ("classes", "dtype", "weighted"), [(4096, torch.float32, True), (128256, torch.bfloat16, False)]
+)
 def test_cross_entropy_compiles_with_128_bit_access_and_64_bit_offsets(classes, dtype, weighted):
     from optimizers.losses import cross_entropy_cuda as kernels
 
