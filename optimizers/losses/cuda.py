@@ -131,10 +131,10 @@ def _kernel(value, slopes, dtype: torch.dtype, constants: int, tensors: int = 2)
         lines += ["if values is not None:", f"    tl.store(values + at, value({call}).to(tl.{kind}){masked})"]
         one = f"tl.where({mask}, value({call}), 0)" if mask else f"value({call})"
         lines += ["if sums is not None:", f"    total += {one}"]
-        lines += ["if EACH:", f"    factor = tl.load(upstream + at{masked}).to(tl.{names['REAL']})"]
+        lines += ["share = factor", "if EACH:", f"    share = tl.load(upstream + at{masked}).to(tl.{names['REAL']})"]
         for k, to in enumerate(written):
             lines += [f"if {to} is not None:"]
-            lines += [f"    tl.store({to} + at, (factor * slope{k}({call})).to(tl.{kind}){masked})"]
+            lines += [f"    tl.store({to} + at, (share * slope{k}({call})).to(tl.{kind}){masked})"]
         return textwrap.indent("\n".join(lines), " " * 12).lstrip()
 
     names |= {

@@ -306,7 +306,7 @@ MUTANTS = {
     "tail summed": ("cuda", "tl.where({mask}, value({call}), 0)", "value({call})", "piece_boundaries"),
     "next piece": ("cuda", "tl.minimum(start + PIECE, n)", "tl.minimum(start + PIECE + 1, n)", "piece_boundaries"),
     "mean as sum": ("cuda", "1 / input.numel() if", "1.0 if", "mse float32"),
-    "slope without scale": ("cuda", "(factor * slope", "(slope", "mse float32"),
+    "slope without scale": ("cuda", "(share * slope", "(slope", "mse float32"),
     "one upstream for all": ("cuda", "tl.load(upstream + at{masked})", "tl.load(upstream)", "mse float32"),
     "upstream not looked at": ("cuda", "if factor != 1:", "if False:", "piece_boundaries"),
     "early in float16 logits": ("cross_entropy_cuda", "wanted and keeps(logits)", "wanted",
