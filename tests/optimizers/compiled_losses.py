@@ -22,12 +22,13 @@ from .loss_cases import kernels_for_the_smallest
 
 
 def shown(kernel) -> dict:
-    """What matters of a kernel's PTX: moves of 128 bits, 64-bit counts and products, approximate functions, atomics."""
+    """What matters of a kernel's PTX: 128-bit moves, places in 32 and in 64 bits, approximate functions, atomics."""
     ptx = kernel.asm["ptx"]
+    program = re.search(r"mov\.u32\s+(%r\d+), %ctaid\.x", ptx)
     return {
         "loads": len(re.findall(r"ld\.global\.v(?:4\.b32|2\.b64)", ptx)),
         "stores": len(re.findall(r"st\.global\.v(?:4\.b32|2\.b64)", ptx)),
-        "counts": len(re.findall(r"setp\.\w+\.s64", ptx)),
+        "narrow": bool(program and re.search(rf"(?:shl\.b32|mul\.lo\.s32)\s+%r\d+, {program.group(1)},", ptx)),
         "products": len(re.findall(r"(?:mul|mad)\.lo\.s64", ptx)),
         "approximate": sorted(set(re.findall(r"\b(?:div|sqrt|ex2|lg2|tanh)\.(?:full|approx)", ptx))),
         "atomics": len(re.findall(r"\b(?:atom|red)\.", ptx)),

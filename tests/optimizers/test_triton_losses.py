@@ -110,11 +110,9 @@ def test_all_that_is_launched_compiles_to_wide_moves_and_64_bit_offsets(capabili
     for kernel in seen:
         name, tensors = kernel["kernel"], kernel["tensors"]
         shape, dtype = tensors[0]
-        assert kernel["atomics"] == 0
+        assert kernel["atomics"] == 0 and not kernel["narrow"]
         # of members the functions are our own, with stated errors; rows of logits use the hardware's exponential
         assert kernel["approximate"] == (["ex2.approx"] if name == "_rows" else [])
-        if name in ("kernel", "_scale_by", "_count"):
-            assert kernel["counts"] > 0
         if name in ("kernel", "_scale_by"):
             only_sums = tensors[-1][1] != dtype and len(tensors) == 3
             assert kernel["loads"] > 0 and (kernel["stores"] > 0 or only_sums)
