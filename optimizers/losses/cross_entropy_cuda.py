@@ -21,7 +21,9 @@ from .cuda import finished, keeps, real
 
 #: the longest rows that are kept in registers, in bytes of the arithmetic's type, and the classes of a block otherwise
 WHOLE, BLOCK = 65536, 4096
-#: rows of a program at most, its logits at most if there are several, and targets that one program counts
+#: the longest rows that one thread works on, with so many others
+SHORT, THREADS = 32, 128
+#: rows of a program otherwise at most, its logits at most if there are several, and targets that one program counts
 MOST_ROWS, TOGETHER, COUNTED = 64, 2048, 16384
 
 
@@ -71,7 +73,7 @@ def _shape(logits: Tensor) -> tuple[int, int, int, int]:
     rows, classes = logits.shape
     width = triton.next_power_of_2(max(1, classes))
     block = width if width * real(logits).primitive_bitwidth <= 8 * WHOLE else BLOCK
-    tall = min(max(1, TOGETHER // block), MOST_ROWS)
+    tall = THREADS if block <= SHORT else min(max(1, TOGETHER // block), MOST_ROWS)
     return triton.cdiv(rows, tall), tall, block, 4 if block <= 2048 else 8 if block <= 8192 else 16
 
 
@@ -92,6 +94,7 @@ def _run(
             sums,
             rows,
             classes,
+            1,
             ignore_index,
             smoothing,
             smoothing / max(1, classes),
@@ -102,6 +105,7 @@ def _run(
             ROWS=tall,
             BLOCK=block,
             WHOLE=block >= classes,
+            AXIS=int(block > SHORT),
             num_warps=warps,
         )
 
@@ -123,30 +127,44 @@ def _count(target, weight, shares, rows, classes, ignored, PIECE: tl.constexpr, 
 
 
 @triton.jit
-def _tile(logits, weight, start, begin, classes, live, REAL: tl.constexpr, SMOOTH: tl.constexpr, BLOCK: tl.constexpr):
+def _tile(
+    logits, weight, start, begin, classes, live, step,
+    REAL: tl.constexpr, SMOOTH: tl.constexpr, BLOCK: tl.constexpr, AXIS: tl.constexpr,
+):  # fmt: skip
     """Columns, logits (-inf outside), whether inside, and weights (0 outside) of a block of classes of some rows."""
     column = begin + tl.arange(0, BLOCK)
-    inside = live[:, None] & (column < classes)[None, :]
-    x = tl.load(logits + (start[:, None] + column[None, :]), inside, other=float("-inf")).to(REAL)
-    w = tl.zeros((1, BLOCK), REAL)
+    there = column < classes
+    inside = tl.expand_dims(live, AXIS) & tl.expand_dims(there, 1 - AXIS)
+    # a step that the compiler does not know leaves it no reason to spread a short row over threads
+    place = column * step if AXIS == 0 else column
+    at = tl.expand_dims(start, AXIS) + tl.expand_dims(place, 1 - AXIS)
+    x = tl.load(logits + at, inside, other=float("-inf")).to(REAL)
+    w = tl.zeros((BLOCK,), REAL)
     if SMOOTH:
         if weight is None:
-            w = (column < classes).to(REAL)[None, :]
+            w = there.to(REAL)
         else:
-            w = tl.load(weight + column, column < classes, other=0.0).to(REAL)[None, :]
-    return column, x, inside, w
+            w = tl.load(weight + column, there, other=0.0).to(REAL)
+    return column, x, inside, tl.expand_dims(w, 1 - AXIS)
 
 
 @triton.jit
-def _slopes(x, top, factor, shift, right, w, column, t, SMOOTH: tl.constexpr):
-    """Gradients of a block of classes of some rows."""
-    g = tl.exp(x - top[:, None]) * factor[:, None]
+def _write(
+    out, x, inside, top, factor, shift, right, w, column, t, start, there, classes,
+    SMOOTH: tl.constexpr, AXIS: tl.constexpr,
+):  # fmt: skip
+    """The gradients of a block of classes of some rows."""
+    g = tl.exp(x - tl.expand_dims(top, AXIS)) * tl.expand_dims(factor, AXIS)
     if SMOOTH:
-        g -= shift[:, None] * w
-    return g - tl.where(column[None, :] == t[:, None], right[:, None], 0)
+        g -= tl.expand_dims(shift, AXIS) * w
+    of_target = tl.expand_dims(column, 1 - AXIS) == tl.expand_dims(t, AXIS)
+    g -= tl.where(of_target, tl.expand_dims(right, AXIS), 0)
+    g = tl.where(inside, g, 0).to(out.dtype.element_ty)
+    at = tl.expand_dims(start, AXIS) + tl.expand_dims(column, 1 - AXIS)
+    tl.store(out + at, g, tl.expand_dims(there, AXIS) & tl.expand_dims(column < classes, 1 - AXIS))
 
 
-@triton.jit(do_not_specialize=["rows", "ignored"])
+@triton.jit(do_not_specialize=["rows", "step", "ignored"])
 def _rows(
     logits,
     target,
@@ -158,6 +176,7 @@ def _rows(
     sums,
     rows,
     classes,
+    step,
     ignored,
     smoothing: tl.float64,
     spread: tl.float64,
@@ -168,7 +187,9 @@ def _rows(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
+    AXIS: tl.constexpr,
 ):
+    """AXIS: where the classes of a tile lie; 0 gives every thread a row of its own, 1 spreads rows over threads."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     t = tl.load(target + row, there, other=0)
@@ -185,28 +206,27 @@ def _rows(
     # the target's, lest digits be lost where all are large
     origin = tl.where(tl.abs(x_t) < float("inf"), x_t, 0)
     if WHOLE:
-        column, x, inside, w = _tile(logits, weight, start, 0, classes, live, REAL, SMOOTH, BLOCK)
-        top = tl.max(x, 1)
-        total = tl.sum(tl.exp(x - top[:, None]), 1)
-        mass = tl.where(inside, w * (x - origin[:, None]), 0)
+        column, x, inside, w = _tile(logits, weight, start, 0, classes, live, step, REAL, SMOOTH, BLOCK, AXIS)
+        top = tl.max(x, AXIS)
+        total = tl.sum(tl.exp(x - tl.expand_dims(top, AXIS)), AXIS)
+        mass = tl.where(inside, w * (x - tl.expand_dims(origin, AXIS)), 0)
         weights = w
     else:
         # each lane has its own; they begin at a number, so that -inf - -inf never happens
-        peak = tl.full((ROWS, BLOCK), LEAST, REAL)
-        part = tl.zeros((ROWS, BLOCK), REAL)
-        mass = tl.zeros((ROWS, BLOCK), REAL)
-        weights = tl.zeros((1, BLOCK), REAL)
+        peak = tl.expand_dims(tl.full((ROWS,), LEAST, REAL), AXIS) + tl.expand_dims(tl.zeros((BLOCK,), REAL), 1 - AXIS)
+        part, mass = tl.zeros_like(peak), tl.zeros_like(peak)
+        weights = tl.expand_dims(tl.zeros((BLOCK,), REAL), 1 - AXIS)
         for begin in range(0, classes, BLOCK):
-            column, x, inside, w = _tile(logits, weight, start, begin, classes, live, REAL, SMOOTH, BLOCK)
+            column, x, inside, w = _tile(logits, weight, start, begin, classes, live, step, REAL, SMOOTH, BLOCK, AXIS)
             d = x - peak
             e = tl.exp(-tl.abs(d))
             part = tl.where(d > 0, part * e + 1, part + e)
             peak = tl.where(d > 0, x, peak)
             if SMOOTH:
-                mass += tl.where(inside, w * (x - origin[:, None]), 0)
+                mass += tl.where(inside, w * (x - tl.expand_dims(origin, AXIS)), 0)
                 weights += w
-        top = tl.max(peak, 1)
-        total = tl.sum(part * tl.exp(peak - top[:, None]), 1)
+        top = tl.max(peak, AXIS)
+        total = tl.sum(part * tl.exp(peak - tl.expand_dims(top, AXIS)), AXIS)
 
     hard = tl.full((), 1 - smoothing, REAL) * w_t
     spread = tl.full((), spread, REAL)
@@ -216,7 +236,7 @@ def _rows(
         log_total = log(total)
         value = hard * (top - x_t + log_total)
         if SMOOTH:
-            value += spread * (all_weights * (top - origin + log_total) - tl.sum(mass, 1))
+            value += spread * (all_weights * (top - origin + log_total) - tl.sum(mass, AXIS))
         value = tl.where(live, tl.where(good, value, float("nan")), 0)
         if losses is not None:
             tl.store(losses + row, value.to(losses.dtype.element_ty), there)
@@ -237,12 +257,10 @@ def _rows(
         factor = divide(here * (hard + spread * all_weights), total)
         shift, right = here * spread, here * hard
         if WHOLE:
-            g = _slopes(x, top, factor, shift, right, w, column, t, SMOOTH)
-            g = tl.where(inside, g, 0).to(out.dtype.element_ty)
-            tl.store(out + (start[:, None] + column[None, :]), g, there[:, None] & (column < classes)[None, :])
+            _write(out, x, inside, top, factor, shift, right, w, column, t, start, there, classes, SMOOTH, AXIS)
         else:
             for begin in range(0, classes, BLOCK):
-                column, x, inside, w = _tile(logits, weight, start, begin, classes, live, REAL, SMOOTH, BLOCK)
-                g = _slopes(x, top, factor, shift, right, w, column, t, SMOOTH)
-                g = tl.where(inside, g, 0).to(out.dtype.element_ty)
-                tl.store(out + (start[:, None] + column[None, :]), g, there[:, None] & (column < classes)[None, :])
+                column, x, inside, w = _tile(
+                    logits, weight, start, begin, classes, live, step, REAL, SMOOTH, BLOCK, AXIS
+                )
+                _write(out, x, inside, top, factor, shift, right, w, column, t, start, there, classes, SMOOTH, AXIS)

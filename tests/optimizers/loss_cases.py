@@ -252,7 +252,7 @@ def many_targets_are_counted(device):
     weight = torch.tensor([1.0, 2.0, 4.0], device=device)
     x = torch.linspace(-1, 1, 3 * rows, device=device).view(rows, 3)
     exact = x.double().cpu(), target.cpu()
-    with constants("cross_entropy_cuda", COUNTED=2048, MOST_ROWS=512):
+    with constants("cross_entropy_cuda", COUNTED=2048, THREADS=512):
         for ours, goal in (
             (cross_entropy(x, target, ignore_index=1), functional.cross_entropy(*exact, ignore_index=1)),
             (cross_entropy(x, target, weight), functional.cross_entropy(*exact, weight.double().cpu())),
@@ -282,17 +282,17 @@ LONG = {f"{c} classes, {rows} rows": functools.partial(options, c, torch.float32
 
 #: in which file, what is written there, the mistake, and the case that must notice it
 MUTANTS = {
-    "off-target gradients dropped": ("cross_entropy_cuda", "factor[:, None]", "0", "10 classes"),
+    "off-target gradients dropped": ("cross_entropy_cuda", "tl.expand_dims(factor, AXIS)", "0", "10 classes"),
     "weight dropped": ("cross_entropy_cuda", "if weight is not None:", "if False:", "10 classes"),
     "weights of no smoothing": ("cross_entropy_cuda", "hard + spread * all_weights", "hard", "10 classes"),
-    "smoothing not subtracted": ("cross_entropy_cuda", "g -= shift[:, None] * w", "g -= 0", "10 classes"),
+    "smoothing not subtracted": ("cross_entropy_cuda", "tl.expand_dims(shift, AXIS) * w", "0", "10 classes"),
     "first upstream for all rows": ("cross_entropy_cuda", "upstream + row", "upstream + 0 * row", "10 classes"),
     "upstream dropped": ("cross_entropy_cuda", "scale *= tl", "scale = scale + 0 * tl", "11 classes float16"),
     "ignored rows counted": ("cross_entropy_cuda", "(at < rows) & (t != ignored)", "at < rows", "10 classes"),
-    "ignored rows keep old memory": ("cross_entropy_cuda", "there[:, None] &", "live[:, None] &", "10 classes"),
+    "ignored rows keep old memory": ("cross_entropy_cuda", "tl.expand_dims(there, AXIS) &", "inside &", "10 classes"),
     "lanes not rescaled": ("cross_entropy_cuda", "part * e + 1", "part + 1", "31 classes in blocks"),
-    "lanes not brought together": ("cross_entropy_cuda", "tl.exp(peak - top[:, None])", "1", "31 classes in blocks"),
-    "lanes begin at -inf": ("cross_entropy_cuda", "(ROWS, BLOCK), LEAST", "(ROWS, BLOCK), -float('inf')",
+    "lanes not brought together": ("cross_entropy_cuda", "tl.exp(peak - tl.expand_dims(top, AXIS))", "1", "31 classes in blocks"),
+    "lanes begin at -inf": ("cross_entropy_cuda", "(ROWS,), LEAST", "(ROWS,), -float('inf')",
                             "edge_rows_in_blocks"),
     "the last block dropped": ("cross_entropy_cuda", "in range(0, classes, BLOCK)", "in range(0, classes - 7, BLOCK)",
                                "33 classes in blocks"),
