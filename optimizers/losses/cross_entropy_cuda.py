@@ -21,10 +21,8 @@ from .cuda import finished, keeps, real
 
 #: the longest rows that are kept in registers, in bytes of the arithmetic's type, and the classes of a block otherwise
 WHOLE, BLOCK = 65536, 4096
-#: the longest rows that one thread works on, with so many others
-SHORT, THREADS = 32, 128
-#: rows of a program otherwise at most, its logits at most if there are several, and targets that one program counts
-MOST_ROWS, TOGETHER, COUNTED = 64, 2048, 16384
+#: the longest rows that one thread works on, with so many others; the logits of a warp; and targets of a program
+SHORT, THREADS, WARP, COUNTED = 32, 128, 512, 16384
 
 
 def loss(
@@ -73,8 +71,9 @@ def _shape(logits: Tensor) -> tuple[int, int, int, int]:
     rows, classes = logits.shape
     width = triton.next_power_of_2(max(1, classes))
     block = width if width * real(logits).primitive_bitwidth <= 8 * WHOLE else BLOCK
-    tall = THREADS if block <= SHORT else min(max(1, TOGETHER // block), MOST_ROWS)
-    return triton.cdiv(rows, tall), tall, block, 4 if block <= 2048 else 8 if block <= 8192 else 16
+    tall = THREADS if block <= SHORT else max(1, WARP // block)
+    warps = 4 if block <= SHORT else min(max(1, block // WARP), 8 if block <= 8192 else 16)
+    return triton.cdiv(rows, tall), tall, block, warps
 
 
 def _run(

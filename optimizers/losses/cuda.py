@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: elements of a program, in blocks of so many; programs that scale a gradient; and partial sums that are added at once
 PIECE, BLOCK, WARPS = 8192, 2048, 8
-SCALERS, ADDED = 1024, 4096
+SCALERS, ADDED = 1024, 8192
 
 
 def forward(

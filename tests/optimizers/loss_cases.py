@@ -144,7 +144,13 @@ def options(classes, dtype, device, rows=23):
 
 def small_blocks():
     """Rows of more than 16 classes are read in blocks of 8."""
-    return constants("cross_entropy_cuda", WHOLE=64, BLOCK=8)
+    return constants("cross_entropy_cuda", SHORT=4, WHOLE=64, BLOCK=8)
+
+
+def spread(classes, dtype, device):
+    """Rows that fit, over several threads."""
+    with constants("cross_entropy_cuda", SHORT=1):
+        options(classes, dtype, device)
 
 
 def blocks(classes, dtype, device):
@@ -273,6 +279,7 @@ ALONE = (
 CASES |= {case.__name__: case for case in ALONE}
 CASES |= {f"{c} classes": functools.partial(options, c, torch.float32) for c in (1, 2, 7, 10, 16)}
 CASES |= {f"{c} classes in blocks": functools.partial(blocks, c, torch.float32) for c in (17, 31, 32, 33)}
+CASES |= {f"{c} classes over threads": functools.partial(spread, c, torch.float32) for c in (2, 7, 16)}
 for dtype in (torch.float64, torch.bfloat16, torch.float16):
     CASES |= {f"11 classes {name(dtype)}": functools.partial(options, 11, dtype)}
     CASES |= {f"27 classes in blocks {name(dtype)}": functools.partial(blocks, 27, dtype)}
@@ -291,7 +298,8 @@ MUTANTS = {
     "ignored rows counted": ("cross_entropy_cuda", "(at < rows) & (t != ignored)", "at < rows", "10 classes"),
     "ignored rows keep old memory": ("cross_entropy_cuda", "tl.expand_dims(there, AXIS) &", "inside &", "10 classes"),
     "lanes not rescaled": ("cross_entropy_cuda", "part * e + 1", "part + 1", "31 classes in blocks"),
-    "lanes not brought together": ("cross_entropy_cuda", "tl.exp(peak - tl.expand_dims(top, AXIS))", "1", "31 classes in blocks"),
+    "lanes not brought together": ("cross_entropy_cuda", "tl.exp(peak - tl.expand_dims(top, AXIS))", "1",
+                                   "31 classes in blocks"),
     "lanes begin at -inf": ("cross_entropy_cuda", "(ROWS,), LEAST", "(ROWS,), -float('inf')",
                             "edge_rows_in_blocks"),
     "the last block dropped": ("cross_entropy_cuda", "in range(0, classes, BLOCK)", "in range(0, classes - 7, BLOCK)",
