@@ -22,6 +22,7 @@ from optimizers.executors import cuda, generate, kernels
 from optimizers.losses import fused
 
 from . import exponentials, loss_cases
+from .loss_mutants import MUTANTS, mutant
 
 DIALECT = """
 import triton
@@ -67,7 +68,7 @@ def outcome(case):
 def mutants(folder):
     """What goes wrong in the case that must notice a mistake."""
     found = {}
-    for number, (name, (module, right, wrong, case)) in enumerate(loss_cases.MUTANTS.items()):
+    for number, (name, (module, right, wrong, case)) in enumerate(MUTANTS.items()):
         text = Path(fused.__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
         assert right in text, f"{module} no longer says {right!r}: bring the mutant up to date"
         copy = folder / f"mutant_{number}.py"
@@ -75,7 +76,7 @@ def mutants(folder):
         spec = importlib.util.spec_from_file_location(f"optimizers.losses.mutant_{number}", copy)
         changed = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(changed)
-        with loss_cases.mutant(module, changed):
+        with mutant(module, changed):
             found[name] = outcome(loss_cases.CASES[case])
     return found
 

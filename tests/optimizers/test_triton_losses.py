@@ -15,6 +15,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from optimizers.executors import triton_math
 
 from . import exponentials, loss_cases
+from .loss_mutants import MUTANTS
 
 BOUNDS = exponentials.bounds(triton_math.__doc__)
 KINDS = {kind.__name__: kind for kind in (np.float32, np.float64)}
@@ -62,7 +63,7 @@ def test_interpreted_kernel_over_long_rows(case, long):
     assert not long[case], long[case]
 
 
-@pytest.mark.parametrize("mutant", loss_cases.MUTANTS)
+@pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_do_not_pass(mutant, mutants):
     """By an assertion about numbers, not for being no program."""
     assert "AssertionError" in mutants[mutant]
