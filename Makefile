@@ -22,7 +22,7 @@ test-all: $(SETUP)  ## run the slow tests too
 	$(PYTHON) -m pytest -m "slow or not slow" $(ARGS)
 
 # what needs many processes, or only numbers, shows nothing about memory
-UNPOISONED := parity mutants triton docstrings guard_pages threads
+UNPOISONED := parity mutants triton triton_losses docstrings guard_pages threads
 
 test-poisoned: $(SETUP)  ## run the optimizers' tests with NaN in the memory that torch leaves uninitialised
 	$(PYTHON) -m pytest tests/optimizers --poison $(UNPOISONED:%=--ignore=tests/optimizers/test_%.py) $(ARGS)

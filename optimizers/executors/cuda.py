@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import deque
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -26,6 +27,11 @@ def kernel(algorithm: Algorithm, present: tuple[bool, ...], dtype: torch.dtype, 
     """The Triton kernel for one combination of states and dtypes."""
     text = sources.triton_kernel(algorithm, present, generate.name(dtype), generate.name(state_dtype))
     return generate.load(text, "kernel", triton.__version__, inspect.getsource(triton_dialect)).kernel
+
+
+def current(device: torch.device) -> AbstractContextManager:
+    """Makes a device the one that kernels are launched on; interpreted kernels work on the CPU's tensors."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class Mirror:
@@ -97,21 +103,15 @@ class Job:
         if not self.programs or not active.any():
             return
         aligned = not (self.pointers[active] % 16).any()
-        if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                self._launch(aligned)
-        else:
-            self._launch(aligned)
-
-    def _launch(self, aligned: bool) -> None:
-        self.device_table.update(self.table)
-        self.device_coefs.update(self.coefs)
-        self.kernel[(self.programs,)](
-            self.device_table.device,
-            self.device_coefs.device,
-            self.work,
-            PIECE=PIECE,
-            BLOCK=BLOCK,
-            ALIGNED=aligned,
-            num_warps=WARPS,
-        )
+        with current(self.device):
+            self.device_table.update(self.table)
+            self.device_coefs.update(self.coefs)
+            self.kernel[(self.programs,)](
+                self.device_table.device,
+                self.device_coefs.device,
+                self.work,
+                PIECE=PIECE,
+                BLOCK=BLOCK,
+                ALIGNED=aligned,
+                num_warps=WARPS,
+            )

@@ -169,7 +169,8 @@ def _make(kind, integer, unsigned, bits_of, of_bits, mantissa, terms, ln2_bits):
     def log1p(x):
         u = one + x
         e, f = parts(u)
-        y = log_of_parts(e, f + (x - (u - one)) * power_of_two(-e))  # what was lost in the sum comes back
+        scale = power_of_two(-min(e, kind(bias - 1)))  # beyond, where nothing is lost, it would be no number
+        y = log_of_parts(e, f + (x - (u - one)) * scale)  # what was lost in the sum comes back
         y = -infinity if u == zero else y
         y = nan if u < zero else y
         return x if (x == zero) | (x != x) | (x == infinity) else y

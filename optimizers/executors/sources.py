@@ -203,6 +203,11 @@ class _Divisions(ast.NodeTransformer):
         return node
 
 
+def exactly_divided(function: Callable, name: str) -> str:
+    """The source of a function for Triton, whose own division is approximate."""
+    return ast.unparse(ast.fix_missing_locations(_Divisions().visit(ast.parse(definition(function, name)))))
+
+
 def triton_kernel(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, state_dtype: str) -> str:
     """Source of ``kernel``: one program steps one piece of one row of the table."""
     slots = list(algorithm.slots)
@@ -241,7 +246,6 @@ def triton_kernel(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, s
         "        inside = at < numel",
         *[f"        {line}" for line in body("inside")],
     ]
-    rule = ast.parse(definition(algorithm.rule, "rule"))
     return "\n".join(
         [
             "import triton",
@@ -250,7 +254,7 @@ def triton_kernel(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, s
             "",
             "",
             "@triton.jit",
-            ast.unparse(ast.fix_missing_locations(_Divisions().visit(rule))),
+            exactly_divided(algorithm.rule, "rule"),
             "",
             "",
             "@triton.jit",

@@ -41,8 +41,9 @@ def binary_cross_entropy(
     """
     if exact:
         return _exact_bce(input, target, weight, named(reduction, size_average, reduce))
-    # a kernel tells of what is no probability by its sum; without one, torch is one pass too
-    fast = size_average is None and reduce is None and reduction in ("mean", "sum")
+    # a kernel tells of what is no probability by its sum (for which a GPU would have to be waited for); without one,
+    # torch is one pass too
+    fast = size_average is None and reduce is None and reduction in ("mean", "sum") and input.device.type == "cpu"
     if fast and BCE.takes(input, target, reduction):
         value = _bce_by_kernel(input, target, weight, reduction)
         if value is not None and not value.isnan():
@@ -58,7 +59,12 @@ def _bce_by_kernel(input: Tensor, target: Tensor, weight: Tensor | None, reducti
 
 
 def _exact_bce(input: Tensor, target: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
-    checked = weight is None and reduction != "none" and EXACT_BCE.takes(input, target, reduction)
+    checked = (
+        weight is None
+        and reduction != "none"
+        and input.device.type == "cpu"
+        and EXACT_BCE.takes(input, target, reduction)
+    )
     if not checked:  # torch refuses wrong shapes, numbers and reductions
         F.binary_cross_entropy(input.detach(), target.detach(), weight, reduction=reduction)
     if weight is not None:

@@ -83,6 +83,11 @@ def backward(
     return outs
 
 
+def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """A gradient for an upstream gradient of 1, made one for another in place."""
+    return gradient if upstream.item() == 1 else gradient.mul_(upstream)
+
+
 def _outs(like: Tensor, wanted: tuple[bool, ...]) -> Outs:
     return tuple([memory.fresh(like) if w else None for w in wanted])
 

@@ -7,7 +7,6 @@ gradients that are wanted, and the plain torch that everything else falls back t
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..executors import kernels
-from .fused import REDUCTIONS, alike, beside, by_kernel, unwatched
+from .fused import DEVICES, REDUCTIONS, alike, beside, by_kernel, on, unwatched
 
 #: below this many elements the calls around a kernel take longer than the passes it saves, of torch's own losses and of
 #: those that torch does not have
@@ -63,7 +62,7 @@ class Elementwise:
 
     def has_kernel(self, input: Tensor, others: Tensor | tuple[Tensor, ...]) -> bool:
         """Whether a kernel may read all tensors element by element, and nothing watches what is computed."""
-        if not unwatched(input):
+        if not unwatched(input, DEVICES):
             return False
         fits = [beside if slope is None else alike for slope in self.others]
         return all(fit(input, other) for fit, other in zip(fits, _tuple(others), strict=True))
@@ -80,11 +79,11 @@ class Elementwise:
 
     def forward(self, tensors: Sequence[Tensor], options: Options, wanted: tuple[bool, ...]):
         reduction, constants = options
-        return _cpu().forward(self, tensors, reduction, constants, wanted)
+        return on(tensors[0].device).forward(self, tensors, reduction, constants, wanted)
 
     def backward(self, tensors: Sequence[Tensor], options: Options, wanted: tuple[bool, ...], upstream: Tensor):
         reduction, constants = options
-        return _cpu().backward(self, tensors, reduction, constants, wanted, upstream)
+        return on(tensors[0].device).backward(self, tensors, reduction, constants, wanted, upstream)
 
     def __call__(
         self,
@@ -97,14 +96,6 @@ class Elementwise:
         if input.numel() >= SMALL_ALONE and reduction in REDUCTIONS and self.has_kernel(input, others):
             return self.by_kernel(input, others, reduction, constants)
         return self.plain((input, *_tuple(others)), (reduction, constants))
-
-
-@functools.cache
-def _cpu() -> Any:
-    """The kernels, imported when they are first used."""
-    from . import cpu
-
-    return cpu
 
 
 def reduced(values: Tensor, reduction: str) -> Tensor:

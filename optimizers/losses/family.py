@@ -64,7 +64,7 @@ def huber_slope(x, y, delta):
 def bce(x, y):
     loss = (y - 1) * maximum(log1p(-x), -100) - y * maximum(log(x), -100)
     # nan, which a sum keeps, tells of what is no probability
-    return where(minimum(minimum(x, 1 - x), minimum(y, 1 - y)) >= 0, loss, log(-1))
+    return where(minimum(minimum(x, 1 - x), minimum(y, 1 - y)) >= 0, loss, log(0 * x - 1))
 
 
 def bce_slope(x, y):
@@ -74,7 +74,7 @@ def bce_slope(x, y):
 def exact_bce(x, y):
     # a logarithm with the weight 0 is not taken
     loss = (y - 1) * log1p(-where(y == 1, 0 * x, x)) - y * log(where(y == 0, 1 + 0 * x, x))
-    return where(minimum(minimum(x, 1 - x), minimum(y, 1 - y)) >= 0, loss, log(-1))
+    return where(minimum(minimum(x, 1 - x), minimum(y, 1 - y)) >= 0, loss, log(0 * x - 1))
 
 
 def exact_bce_slope(x, y):

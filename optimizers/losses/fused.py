@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import importlib
+from collections.abc import Container, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +16,22 @@ from ..executors import kernels
 from ..executors.tensors import PLAIN_TYPES
 
 REDUCTIONS = ("none", "mean", "sum")
+
+#: the names of the modules of kernels by type of device
+DEVICES = {"cpu": "cpu", "cuda": "cuda"}
+
+
+def on(device: torch.device, loss: str = "") -> Any:
+    """The module with the kernels of a loss for a device, imported when it is first used: ``cpu``, ``cuda``, ...
+
+    loss: ``cross_entropy_`` and the like; elementwise ones have no name.
+    """
+    return _module(loss + DEVICES[device.type])
+
+
+@functools.cache
+def _module(name: str) -> Any:
+    return importlib.import_module(f".{name}", __package__)
 
 
 def named(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
@@ -55,7 +73,12 @@ class _Fused(torch.autograd.Function):
     def forward(ctx, kernel, options, *tensors):
         ctx.save_for_backward(*tensors)
         ctx.kernel, ctx.options = kernel, options
-        value, ctx.gradients = kernel.forward(tensors, options, ctx.needs_input_grad[2:])
+        wanted = ctx.needs_input_grad[2:]
+        # in float16 the gradient of a mean over many elements would be rounded to nothing before a large upstream
+        # gradient, such as that of a GradScaler, could lift it
+        early = True in wanted and tensors[0].dtype != torch.float16
+        value, gradients = kernel.forward(tensors, options, wanted if early else (False,) * len(wanted))
+        ctx.gradients = gradients if early else None
         return value
 
     @staticmethod
@@ -72,10 +95,9 @@ class _Fused(torch.autograd.Function):
             gradients = [next(found) if w else None for w in wanted]
         elif gradients is None:
             gradients = ctx.kernel.backward(ctx.saved_tensors, ctx.options, ctx.needs_input_grad[2:], upstream)
-        elif upstream.item() != 1:
-            for gradient in gradients:
-                if gradient is not None:
-                    gradient.mul_(upstream)
+        else:
+            scaled = on(upstream.device).scaled
+            gradients = [None if gradient is None else scaled(gradient, upstream) for gradient in gradients]
         return None, None, *gradients
 
 
@@ -83,20 +105,23 @@ class _Fused(torch.autograd.Function):
 _apply = super(torch.autograd.Function, _Fused).apply  # type: ignore[misc]
 
 
-def unwatched(input: Tensor) -> bool:
-    """Whether a prediction is a plain tensor that has kernels, outside of transforms, tracing and autocast."""
+def unwatched(input: Tensor, devices: Container[str] = ("cpu",)) -> bool:
+    """Whether a prediction is a plain tensor that has kernels, outside of transforms, tracing and autocast.
+
+    devices: the types of device that the loss has kernels for.
+    """
     return (
         type(input) in PLAIN_TYPES
-        and input.device.type == "cpu"
+        and input.device.type in devices
         and input.dtype in kernels.DTYPES
         and input.layout is torch.strided
         and input.is_contiguous()
         and not input.is_neg()
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
-        and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled(input.device.type)
         and getattr(forward_ad, "_current_level", -1) < 0
-        and not isinstance(kernels.executor("cpu"), str)
+        and not isinstance(kernels.executor(input.device.type), str)
     )
 
 

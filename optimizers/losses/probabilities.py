@@ -32,8 +32,9 @@ def gaussian_nll_loss(input, target, var, full=False, eps=1e-6, reduction="mean"
     the mean and variance of the target probability distribution", ICNN 1994. See
     `torch.nn.functional.gaussian_nll_loss`.
     """
-    # a kernel tells of a negative variance by its sum
-    if reduction in ("mean", "sum") and isinstance(var, Tensor) and GAUSSIAN_NLL.takes(input, (target, var), reduction):
+    # a kernel tells of a negative variance by its sum, for which a GPU would have to be waited for
+    fast = reduction in ("mean", "sum") and isinstance(var, Tensor) and input.device.type == "cpu"
+    if fast and GAUSSIAN_NLL.takes(input, (target, var), reduction):
         constant = 0.5 * math.log(2 * math.pi) if full else 0.0
         value = GAUSSIAN_NLL.by_kernel(input, (target, var), reduction, (eps, constant))
         if not value.isnan():

@@ -146,6 +146,21 @@ def test_a_probability_of_0_for_an_infinite_logit_is_as_in_torch():
     torch.testing.assert_close(*results, equal_nan=True)
 
 
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 4)])
+def test_targets_are_checked_whatever_the_shape(shape, monkeypatch):
+    """Before anything is computed, where a GPU would not tell; the right ones and probabilities pass."""
+    logits, target = torch.zeros(shape), torch.zeros(shape[:1] + shape[2:] if len(shape) > 1 else (), dtype=torch.int64)
+    assert cross_entropy(logits, target, check_targets=True) > 0
+    assert cross_entropy(logits, torch.full_like(logits, 1 / 3), check_targets=True) > 0
+    target = target.clone().fill_(-100)
+    assert cross_entropy(logits, target, check_targets=True).isnan()
+    target.view(-1)[-1] = 3
+    monkeypatch.setattr(functional, "cross_entropy", lambda *args, **options: None)
+    monkeypatch.setattr(module, "by_kernel", lambda *args: None)
+    with pytest.raises(IndexError, match="Target 3 is out of bounds"):
+        cross_entropy(logits, target, check_targets=True)
+
+
 def test_the_gradient_has_a_gradient():
     x, target, _ = data((6, 5), torch.float64)
     (gradient,) = torch.autograd.grad(cross_entropy(x, target), x, create_graph=True)

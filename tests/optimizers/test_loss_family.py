@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from optimizers.losses import elementwise, mse_loss
+from optimizers.losses import cross_entropy, elementwise, mse_loss
 from optimizers.losses.family import FAMILY
 
 CONSTANTS = {
@@ -72,25 +72,39 @@ CASES = [(name, torch.float32) for name in sorted(FAMILY)]
 CASES += [(name, dtype) for name in OTHER_DTYPES for dtype in (torch.float64, torch.bfloat16, torch.float16)]
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize(("name", "dtype"), CASES)
-def test_the_kernel_follows_float64(name, reduction, dtype):
+def follows_float64(name, reduction, dtype, device="cpu"):
     """Each element is worked in float32 (float64 for float64): a few roundings, of numbers as large as the largest
     intermediate, which for these samples is below 64 times the result or 1; then one rounding to the dtype."""
-    pytest.importorskip("numba")
     x, y = samples(name, dtype=dtype)
-    a = x.to(dtype).requires_grad_()
-    value = FAMILY[name](a, y.to(dtype), reduction, CONSTANTS.get(name, ()))
+    a = x.to(device, dtype).requires_grad_()
+    value = FAMILY[name](a, y.to(device, dtype), reduction, CONSTANTS.get(name, ()))
     assert value.dtype == dtype and "_Fused" in type(value.grad_fn).__name__
     upstream = torch.linspace(-2, 3, value.numel(), dtype=torch.float64).reshape(value.shape).to(dtype)
-    (gradient,) = torch.autograd.grad(value, a, upstream)
+    (gradient,) = torch.autograd.grad(value, a, upstream.to(device))
     goal, slope = exact(name, x, y, reduction, upstream.double())
     work = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
     unit = torch.finfo(dtype).eps
-    for got, want in ((value.detach().double(), goal), (gradient.double(), slope)):
+    for got, want in ((value.detach().double().cpu(), goal), (gradient.double().cpu(), slope)):
         size = want.abs()
         tolerance = 2 * unit * size + 64 * work * (size + size.mean() + 1e-3) + torch.finfo(dtype).tiny
         assert ((got - want).abs() <= tolerance).all(), ((got - want).abs() / tolerance).max()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_the_kernel_follows_float64(name, reduction, dtype):
+    pytest.importorskip("numba")
+    follows_float64(name, reduction, dtype)
+
+
+def test_a_large_upstream_gradient_lifts_those_of_float16_before_they_are_rounded():
+    x, y = torch.full((1 << 20,), 2.0**-6, dtype=torch.float16).requires_grad_(), torch.zeros(1 << 20).half()
+    mse_loss(x, y).backward(torch.tensor(2.0**14, dtype=torch.float16))  # 2^-25 a number, and 2^-11 lifted
+    assert (x.grad == 2.0**-11).all()
+    x, target = torch.tensor([[8.0, 0.0]]).half().repeat(1 << 19, 1).requires_grad_(), torch.zeros(1 << 19).long()
+    cross_entropy(x, target).backward(torch.tensor(2.0**14, dtype=torch.float16))
+    wrong = 2.0**14 * torch.sigmoid(torch.tensor(-8.0)) / (1 << 19)
+    torch.testing.assert_close(x.grad[5], torch.stack([-wrong, wrong]).half())
 
 
 def test_backward_twice_and_an_upstream_gradient_are_right():
