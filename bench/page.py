@@ -12,12 +12,34 @@ import pandas as pd
 
 from bench import verdict
 from bench.charts import rows, style
+from bench.score.derive import ALL
+from bench.score.tracks import TRACKS, TUNED
+from bench.tables import COLUMNS
 
 PICKED = (
     "The best learning rate is the one with the lowest median over the seeds: of the lowest gap reached on test "
     "functions, of the last loss on networks. A seed that diverged counts as infinitely bad, of two values in the "
     "middle the worse is the median, and of equal learning rates the one nearest the default is taken."
 )
+READ_SCORES = (
+    "A score is the area under the share of targets met, over the logarithm of the gradients spent: 0 is standing still, "
+    "1 is meeting every target at once, and two optimizers differ for certain only where their intervals are apart. "
+    "Beside the scores of the three tracks (learning rate tuned for each function, one for all, the default) stand, of "
+    "the tuned one: the interquartile mean of the speed-up over AdamW (∞ where AdamW mostly does not arrive), the share "
+    "of runs better than AdamW's, the share that met the last target, the area of the performance profile, how many "
+    "decades of learning rate are nearly as good as the best, on how many functions the best was the first or last one "
+    "tried (so a wider grid might help), and the costs of a step."
+)
+# the heads of the page's score table -> columns of scores.csv
+MEASURES = {
+    "better than AdamW": "improvement",
+    "solved": "success",
+    "profile": "profile",
+    "decades of lr": "lr_decades",
+    "at the grid's edge": "at_edge",
+    "step (µs)": "step_us",
+    "state (bytes/parameter)": "state_bytes",
+}
 HERE = Path(__file__).parent
 SYMBOLS = {verdict.GOOD: "✓", verdict.BAD: "✗", verdict.PLAIN: "·"}
 WORDS = {verdict.GOOD: "good", verdict.BAD: "attention", verdict.PLAIN: "note"}
@@ -38,6 +60,7 @@ def html(tables: dict[str, pd.DataFrame], drawn: list[Drawn], environment: dict[
     title = "Optimizer benchmark"
     parts = [
         f"<header><h1>{title}</h1>{when(environment)}</header>",
+        scored(tables),
         verdicts(verdict.sentences(tables)),
         box(environment),
         '<section id="charts"><h2>Charts</h2>',
@@ -70,6 +93,41 @@ def when(environment: dict[str, Any]) -> str:
         *devices,
     ]
     return f'<p class="when">{escape(" · ".join(str(one) for one in said if one))}</p>'
+
+
+def scored(tables: dict[str, pd.DataFrame]) -> str:
+    """The score table with a sentence on how to read it; nothing where nothing was raced."""
+    found = scores(tables)
+    if found.empty:
+        return ""
+    body = table("Scores on test functions", "scores", found).replace("<details>", "<details open>")
+    return f'<section id="scores"><h2>Scores</h2><p>{prose(READ_SCORES)}</p>{body}</section>'
+
+
+def scores(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per device and optimizer: the score in each track, and the other measures of the tuned one."""
+    found = rows.rows_of(tables, "scores", tuple(COLUMNS["scores"]))
+    found = found[found["problem"].eq(ALL) & rows.numbers(found["score"]).notna()]
+    tuned = found[found["track"].eq(TUNED)].set_index(["device", "optimizer"])
+    if tuned.empty:
+        return pd.DataFrame()
+    columns: dict[str, Any] = {"rank": rows.numbers(tuned["rank"]), "rank interval": spans(tuned, "rank", ".0f")}
+    for track in reversed(TRACKS):
+        here = found[found["track"].eq(track)].set_index(["device", "optimizer"]).reindex(tuned.index)
+        columns |= {f"score, {track}": rows.numbers(here["score"]), f"95 %, {track}": spans(here, "score", ".3f")}
+    columns["speed-up over AdamW (×)"] = 2 ** rows.numbers(tuned["log2_speed_up"])
+    for name, column in MEASURES.items():
+        columns[name] = rows.numbers(tuned[column])
+    shown = pd.DataFrame(columns).sort_values("score, tuned", ascending=False, kind="stable").reset_index()
+    shown = shown if shown["device"].nunique() > 1 else shown.drop(columns="device")
+    return shown.dropna(axis=1, how="all")
+
+
+def spans(frame: pd.DataFrame, name: str, digits: str) -> pd.Series:
+    """The interval of a measure as text: ``0.38–0.44``."""
+    low, high = (rows.numbers(frame[f"{name}_{end}"]) for end in ("low", "high"))
+    text = [f"{a:{digits}}–{b:{digits}}" if a == a else "" for a, b in zip(low, high, strict=True)]
+    return pd.Series(text, frame.index, dtype=object)
 
 
 def verdicts(sentences: list[verdict.Sentence]) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from bench import contenders
 from bench.contenders import TRAITS, Takes
+from optimizers import Optimizer
 
 PARAMETER_SET = "mlp"  # whose step stands for the others: every optimizer that races is timed on it
 SHAPE = (64, 64)
@@ -29,14 +30,14 @@ def step_times(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
 def state_bytes(optimizer: str) -> float:
     """Bytes of state a parameter that `optimizer` keeps for a float32 matrix of 64 × 64, scalars left out.
 
-    Counted in torch's own, whose state is the same by name and shape. nan for one that torch does not have, and for
-    L-BFGS, whose state grows with its history.
+    Of ours, as it declares it. nan for one that declares nothing, and for L-BFGS, whose state grows with its history.
     """
-    if optimizer not in TRAITS or TRAITS[optimizer].takes is not Takes.TENSORS or not hasattr(torch.optim, optimizer):
+    if optimizer not in TRAITS or TRAITS[optimizer].takes is not Takes.TENSORS:
         return math.nan
     parameter = torch.zeros(SHAPE)
-    parameter.grad = torch.ones(SHAPE)
-    built = contenders.build("loop", optimizer, [parameter])
-    built.step()
+    built = contenders.build("ours", optimizer, [parameter])
+    if not isinstance(built, Optimizer):
+        return math.nan
+    built.initialize(parameter, built.param_groups[0])
     kept = [value for value in built.state[parameter].values() if isinstance(value, torch.Tensor) and value.dim()]
     return sum(value.numel() * value.element_size() for value in kept) / parameter.numel()
