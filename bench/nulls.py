@@ -20,7 +20,7 @@ from bench.problems.functions import FUNCTIONS
 Move = Callable[[Tensor, float], Any]  # of a point with its gradient, by a learning rate
 
 # Their steps. They have one learning rate each, SGD's default: there is nothing to tune.
-NULLS: dict[str, Move] = {
+MOVES: dict[str, Move] = {
     "stands still": lambda point, lr: None,
     "sign flipped": lambda point, lr: point.add_(point.grad, alpha=lr),
     "to the origin": lambda point, lr: point.zero_(),
@@ -53,7 +53,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
         )
         for name in names
         if name in FUNCTIONS
-        for null in NULLS
+        for null in MOVES
     ]
 
 
@@ -67,7 +67,7 @@ def run(cell: Cell) -> Outcome:
         dtype=torch.float64,
         device=cell.device,
     )
-    move = NULLS[cell.optimizer]
+    move = MOVES[cell.optimizer]
     found = functions_race.descend(function, lambda groups: Null(move, groups), starts, [lr], settings["steps"])
     labels = {"function": function.name, "dimension": function.dimension, "optimizer": cell.optimizer}
     labels |= {"device": cell.device, "lr": lr, "lr_multiple": 1.0}

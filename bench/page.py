@@ -25,8 +25,8 @@ READ_SCORES = (
     "A score is the area under the share of targets met, over the logarithm of the gradients spent: 0 is standing still, "
     "1 is meeting every target at once, and two optimizers differ for certain only where their intervals are apart. "
     "Beside the scores of the three tracks (learning rate tuned for each function, one for all, the default) stand, of "
-    "the tuned one: the interquartile mean of the speed-up over AdamW (∞ where AdamW mostly does not arrive), the share "
-    "of runs better than AdamW's, the share that met the last target, the area of the performance profile, how many "
+    "the tuned one: the interquartile mean of the speed-up over AdamW (∞ where AdamW mostly does not arrive), the "
+    "share of runs better than AdamW's, the share that met the last target, the area of the performance profile, how many "
     "decades of learning rate are nearly as good as the best, on how many functions the best was the first or last one "
     "tried (so a wider grid might help), and the costs of a step."
 )

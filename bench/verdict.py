@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from bench.charts.rows import MEASURED, OURS, loss_times, numbers, rows_of, with_panel
-from bench.nulls import NULLS
+from bench.contenders import NULLS
 from bench.score.derive import ALL
 from bench.score.tracks import TUNED
 from bench.statistics import geometric_mean
@@ -215,7 +215,9 @@ def scores(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
             best = whole.loc[whole["score"].idxmax()]
             beats = len([name for name in str(best["beats"]).split(", ") if name])
             text = f"On test functions on {device}, tuned, {best['optimizer']} scores most ({best['score']:.2f})"
-            certain = f"{text} and beats {beats} of {count(len(whole) - 1, 'other')} beyond chance (paired tests, Holm)."
+            certain = (
+                f"{text} and beats {beats} of {count(len(whole) - 1, 'other')} beyond chance (paired tests, Holm)."
+            )
             said.append(Sentence(PLAIN, certain))
         each = here[here["problem"].ne(ALL)]
         tied = list(dict.fromkeys(each[each["tied"].eq(True)]["problem"]))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bench.contenders import TRAITS, Takes
+from bench.contenders import NULLS, TRAITS, Takes
 from bench.losses import short
-from bench.nulls import NULLS
 from bench.subjects import GROUPED, MADE_FOR
 
 MEASURED = ("ok", "inconclusive")

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.charts import rows, style
-from bench.nulls import NULLS
+from bench.contenders import NULLS
 
 NAME = "scores"
 TITLE = "Score on test functions: area under the share of targets met"

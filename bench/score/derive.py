@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.nulls import NULLS
+from bench.contenders import NULLS
 from bench.score import measures, resample
 from bench.score.costs import state_bytes, step_times
 from bench.score.hits import DECADES, TARGETS
@@ -39,6 +39,8 @@ def derive(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
             continue
         for track in TRACKS:
             standing = Standing(race, track)
+            if not standing.entries:
+                continue
             labels = {"device": device, "track": track}
             costs = {name: times.get((name, device), math.nan) for name in standing.names}
             found["scores"] += [{**labels, **row} for row in score_rows(standing, costs)]

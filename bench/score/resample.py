@@ -32,7 +32,7 @@ def weights(problems: int, seeds: int, resamples: int = RESAMPLES, seed: int = 0
 
 def means(values: Array, weights: Array) -> Array:
     """The mean of `values` [..., problems, seeds] in each resample: [resamples, ...]."""
-    flat = values.reshape(*values.shape[:-2], -1)
+    flat = values.reshape(*values.shape[:-2], weights[0].size)
     return np.moveaxis(flat @ weights.reshape(len(weights), -1).T, -1, 0)
 
 
