@@ -22,13 +22,13 @@ PICKED = (
     "middle the worse is the median, and of equal learning rates the one nearest the default is taken."
 )
 READ_SCORES = (
-    "A score is the area under the share of targets met, over the logarithm of the gradients spent: 0 is standing still, "
-    "1 is meeting every target at once, and two optimizers differ for certain only where their intervals are apart. "
-    "Beside the scores of the three tracks (learning rate tuned for each function, one for all, the default) stand, of "
-    "the tuned one: the interquartile mean of the speed-up over AdamW (∞ where AdamW mostly does not arrive), the "
-    "share of runs better than AdamW's, the share that met the last target, the area of the performance profile, how many "
-    "decades of learning rate are nearly as good as the best, on how many functions the best was the first or last one "
-    "tried (so a wider grid might help), and the costs of a step."
+    "A score is the area under the share of targets met, over the logarithm of the gradients spent: 0 is standing "
+    "still, 1 is meeting every target at once; which differences are more than chance says scores.csv (beats). Beside "
+    "the scores of the three tracks (learning rate tuned for each function, one for all, the default) stand, of the "
+    "tuned one: the interquartile mean of the speed-up over AdamW (∞ where AdamW mostly does not arrive), the share of "
+    "runs better than AdamW's, the share that met the last target, the area of the performance profile, how many "
+    "decades of learning rate are nearly as good as the best, on how many functions the best was the first or last "
+    "one tried (so that a wider grid might help), and what a step costs."
 )
 # the heads of the page's score table -> columns of scores.csv
 MEASURES = {

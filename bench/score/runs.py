@@ -44,7 +44,8 @@ def field(table: pd.DataFrame) -> Field | None:
     """The race in a table of runs of one device (`functions.csv`); None where there is nothing to score.
 
     A cell that crashed as a whole is one row without a seed: all its runs count as failed. An optimizer with runs
-    missing, because the race was interrupted, is not scored: what was not tried is no failure, and no mean is without it.
+    missing, because the race was interrupted, is not scored: what was not tried is no failure, and no mean is made
+    without it.
     """
     raced = table[table["status"].ne("skipped") & table["function"].notna()]
     made = raced[raced["status"].isin(COUNTED) & raced["seed"].notna() & raced["hits"].map(is_text).astype(bool)]
