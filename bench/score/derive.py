@@ -63,8 +63,6 @@ class Standing:
         self.real = [place for place, name in enumerate(self.names) if name not in NULLS]
         problems, seeds = len(race.problems), len(race.seeds) - 1
         self.weights = resample.weights(problems, seeds)
-        # the same for each whole decade of a run
-        self.late_weights = np.repeat(self.weights.reshape(len(self.weights), -1), len(TARGETS[DECADES]), axis=1)
         self.times = np.array([one.times for one in self.entries]).reshape(-1, problems, seeds, len(TARGETS))
         self.areas = measures.area(self.times, race.budget)
         self.samples = resample.means(self.areas, self.weights)  # [resamples, entrants]
@@ -127,15 +125,17 @@ def whole(standing: Standing, place: int) -> Row:
     for name, values in per_run.items():
         row |= with_bounds(name, values.mean(), resample.means(values, standing.weights))
     if base is not None and place in standing.real:
-        row |= speed_up(standing.late[place], standing.late[base], standing.late_weights)
+        row |= speed_up(standing.late[place], standing.late[base], standing.weights)
     return row
 
 
 def speed_up(late: Array, base: Array, weights: Array) -> Row:
     """The interquartile mean over problems, seeds and whole decades of the log2 of the speed-up over `base`."""
     logs = measures.log2_speed_ups(late, base)
-    value = measures.interquartile_mean(logs.ravel(), np.ones(logs.size))
-    return with_bounds("log2_speed_up", float(value), measures.interquartile_mean(logs.ravel(), weights))
+    logs, alike = logs.reshape(-1, logs.shape[-1]), np.full((1, weights[0].size), 1 / weights[0].size)
+    (value,) = measures.interquartile_mean(logs, alike)
+    samples = measures.interquartile_mean(logs, weights.reshape(len(weights), -1))
+    return with_bounds("log2_speed_up", value, samples)
 
 
 def with_bounds(name: str, value: float, samples: Array) -> Row:
@@ -166,7 +166,7 @@ def rank_columns(standing: Standing) -> list[Row]:
     without_problem = rank[None]
     if areas.shape[1] > 1:
         each = areas.mean(axis=2)
-        without_problem = resample.ranks(rounded((each.sum(axis=1)[:, None] - each).T / (each.shape[1] - 1)))
+        without_problem = resample.ranks(rounded((each.sum(axis=1)[:, None] - each).T))  # sums rank as means do
     profiles = without_competitor(standing)
     for number, place in enumerate(real):
         rows[place] = {

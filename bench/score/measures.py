@@ -6,6 +6,8 @@ mean over seeds and problems, and its uncertainty that of a mean.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,22 +58,36 @@ def log2_speed_ups(times: Array, base: Array) -> Array:
 
 
 def interquartile_mean(values: Array, weights: Array) -> Array:
-    """Mean of the middle half of `values` [n] by each row of `weights` [..., n] (Agarwal et al., arXiv 2108.13264).
+    """Mean of the middle half of `values` [runs, n] for each row of `weights` [resamples, runs], which sums to 1.
 
-    Infinite where an infinite value is in the middle half, nan where one of each sign is.
+    The n values of a run share its weight (Agarwal et al., arXiv 2108.13264). Infinite where an infinite value is in
+    the middle half, nan where one of each sign is. The sorted values are cut into blocks, so that only the two blocks
+    with the quartiles are looked at value by value: a naive sum over thousands of values takes twenty times as long.
     """
-    order = np.argsort(values, kind="stable")
-    values = values[order]
-    passed = np.cumsum(weights[..., order], axis=-1)
-    passed = np.clip(passed / passed[..., -1:], 0.25, 0.75)
-    share = np.diff(passed, axis=-1, prepend=0.25) * 2
-    finite = np.isfinite(values)
-    result = share[..., finite] @ values[finite]
-    up, down = ((share[..., values == end] > SHARE).any(axis=-1) for end in (np.inf, -np.inf))
-    return np.select([up & down, up, down], [np.nan, np.inf, -np.inf], np.round(result, 12))  # 0 is 0 in any order
+    runs, n = values.shape
+    weights = weights / n
+    order = np.argsort(values, axis=None, kind="stable")
+    run, ordered = order // n, values.ravel()[order]
+    finite = np.where(np.isfinite(ordered), ordered, 0.0)
+    size = math.isqrt(len(order) - 1) + 1
+    cell = np.arange(len(order)) // size * runs + run  # block × run
+    shape = (-(-len(order) // size), runs)
+    counts, sums = (np.bincount(cell, each, shape[0] * runs).reshape(shape) for each in (np.ones(len(order)), finite))
+    mass, total = (np.cumsum(weights @ each.T, axis=1) for each in (counts, sums))
+    rows = np.arange(len(weights))
 
+    def sum_below(quantile: float) -> Array:
+        block = np.minimum((mass < quantile).sum(axis=1), shape[0] - 1)
+        passed, below = (np.where(block > 0, each[rows, block - 1], 0.0) for each in (mass, total))
+        inside = block[:, None] * size + np.arange(size)
+        there, inside = inside < len(order), np.minimum(inside, len(order) - 1)
+        here = weights[rows[:, None], run[inside]] * there
+        before = passed[:, None] + np.cumsum(here, axis=1) - here
+        return below + (np.clip(quantile - before, 0, here) * finite[inside]).sum(axis=1)
 
-SHARE = 1e-12  # below it a share is rounding
+    mean = np.round(2 * (sum_below(0.75) - sum_below(0.25)), 12)  # 0 is 0 in any order
+    up, down = (weights @ (values == end).sum(axis=1) > 0.25 + 1e-12 for end in (np.inf, -np.inf))
+    return np.select([up & down, up, down], [np.nan, np.inf, -np.inf], mean)
 
 
 def better(scores: Array, base: Array) -> Array:

@@ -314,6 +314,15 @@ def test_the_race_notes_when_each_target_was_met():
     assert good["reference"] == 0 and (bad["status"], bad["hits"]) == ("diverged", "")
 
 
+def test_a_run_that_diverged_has_met_nothing_whatever_it_passed():
+    function = functions_race.FUNCTIONS["booth"]
+    losses = torch.tensor([[10.0, 10.0], [1e-9, 1e-9], [1e-9, 1e9]], dtype=torch.float64)
+    found = functions_race.Descent(losses, [], torch.empty(0), 1.0)
+    stayed, blown_up = (functions_race.judge(function, found, one) for one in (0, 1))
+    assert stayed["hits"] == " ".join(["1"] * 32)
+    assert (blown_up["status"], blown_up["hits"]) == ("diverged", "")
+
+
 def test_a_score_takes_well_under_two_seconds_of_resampling():
     """20 functions, 9 seeds, 13 optimizers: 0.1 s on one core; a machine with other work may take ten times that."""
     areas = np.random.default_rng(0).random((13, 20, 9))

@@ -120,27 +120,41 @@ def test_speed_ups_by_hand():
     assert logs.tolist() == pytest.approx([1, -2, -NEVER, NEVER, 0])
 
 
-def iqm(values):
-    """scipy's trimmed mean, for a number of values that 4 divides."""
-    return stats.trim_mean(values, 0.25)
+def iqm(values, weights=None):
+    """Of one value a run; by default all runs count alike."""
+    weights = np.atleast_2d(np.ones(len(values)) if weights is None else weights)
+    found = measures.interquartile_mean(np.array(values)[:, None], weights / weights.sum(axis=1, keepdims=True))
+    assert (found == found[0]).all() or np.isnan(found).all()
+    return found[0]
 
 
 def test_interquartile_mean_by_hand():
-    ones = np.ones(8)
-    assert measures.interquartile_mean(np.array([9.0, 1, 2, 3, 4, 5, 6, -99]), ones) == pytest.approx(3.5)
+    assert iqm([9.0, 1, 2, 3, 4, 5, 6, -99]) == pytest.approx(3.5)
     # of five, 1.25 on either side are cut, so the outer two of the middle three count 3/4
-    assert measures.interquartile_mean(np.array([0.0, 1, 2, 3, 99]), ones[:5]) == pytest.approx(2.0)
-    assert measures.interquartile_mean(np.array([-NEVER, 1, 2, NEVER]), ones[:4]) == 1.5
-    assert measures.interquartile_mean(np.array([1, 2, NEVER, NEVER]), ones[:4]) == NEVER
-    assert math.isnan(measures.interquartile_mean(np.array([-NEVER, -NEVER, NEVER, NEVER]), ones[:4]))
+    assert iqm([0.0, 1, 2, 3, 99]) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
+    assert iqm([0.0, 1, 2, 7, 99]) == pytest.approx((0.75 * 1 + 2 + 0.75 * 7) / 2.5)
+    assert iqm([-NEVER, 1, 2, NEVER]) == 1.5
+    assert iqm([1, 2, NEVER, NEVER]) == NEVER
+    assert iqm([-NEVER, -NEVER, 3, 4]) == -NEVER
+    assert math.isnan(iqm([-NEVER, -NEVER, NEVER, NEVER]))
+    assert iqm([5.0]) == 5
 
 
 @given(st.lists(st.floats(-9, 9), min_size=4, max_size=12), st.integers(0, 9))
 def test_a_weighted_interquartile_mean_is_that_of_repeated_values(values, seed):
+    """scipy's trimmed mean, of a number of values that 4 divides."""
     weights = np.random.default_rng(seed).integers(0, 4, len(values)) + np.eye(len(values), dtype=int)[0]
-    repeated = np.repeat(values, 4 * weights)
-    found = measures.interquartile_mean(np.array(values), np.array([weights, weights], dtype=float))
-    np.testing.assert_allclose(found, iqm(repeated), atol=1e-9)
+    expected = stats.trim_mean(np.repeat(values, 4 * weights), 0.25)
+    np.testing.assert_allclose(iqm(values, np.array([weights, weights], dtype=float)), expected, atol=1e-9)
+
+
+def test_interquartile_means_of_resamples_equal_a_naive_loop():
+    values = np.random.default_rng(0).normal(size=(12, 8)).round(1)
+    weights = resample.weights(3, 4, 40).reshape(40, 12)
+    found = measures.interquartile_mean(values, weights)
+    for row, one in zip(weights, found, strict=True):
+        drawn = [value for run, weight in zip(values, row, strict=True) for value in np.repeat(run, round(weight * 9))]
+        assert one == pytest.approx(stats.trim_mean(drawn, 0.25))  # of 72 values
 
 
 def test_better_counts_ties_half():
