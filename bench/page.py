@@ -23,12 +23,15 @@ PICKED = (
 )
 READ_SCORES = (
     "A score is the area under the share of targets met, over the logarithm of the gradients spent: 0 is standing "
-    "still, 1 is meeting every target at once; which differences are more than chance says scores.csv (beats). Beside "
-    "the scores of the three tracks (learning rate tuned for each function, one for all, the default) stand, of the "
-    "tuned one: the interquartile mean of the speed-up over AdamW (∞ where AdamW mostly does not arrive), the share of "
-    "runs better than AdamW's, the share that met the last target, the area of the performance profile, how many "
-    "decades of learning rate are nearly as good as the best, on how many functions the best was the first or last "
-    "one tried (so that a wider grid might help), and what a step costs."
+    "still, 1 is meeting every target with the first gradient, and nobody's score depends on who else takes part."
+)
+COLUMNS_READ = (
+    "There are three tracks: the learning rate tuned for each function, one for all, and the default. The other columns "
+    "are of the tuned one: the interquartile mean of the speed-up over AdamW (∞ where AdamW mostly does not arrive), "
+    "the share of runs better than AdamW's, the share that met the last target, the area of the performance profile, "
+    "how many decades of learning rate are nearly as good as the best, on how many functions the best was the first "
+    "or last one tried (so that a wider grid might help), and what a step costs. Which differences are more than "
+    "chance is in scores.csv, under beats."
 )
 # the heads of the page's score table -> columns of scores.csv
 MEASURES = {
@@ -101,7 +104,9 @@ def scored(tables: dict[str, pd.DataFrame]) -> str:
     if found.empty:
         return ""
     body = table("Scores on test functions", "scores", found).replace("<details>", "<details open>")
-    return f'<section id="scores"><h2>Scores</h2><p>{prose(READ_SCORES)}</p>{body}</section>'
+    return (
+        f'<section id="scores"><h2>Scores</h2><p>{prose(READ_SCORES)}</p>{body}<p>{prose(COLUMNS_READ)}</p></section>'
+    )
 
 
 def scores(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -114,7 +119,9 @@ def scores(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     columns: dict[str, Any] = {"rank": rows.numbers(tuned["rank"]), "rank interval": spans(tuned, "rank", ".0f")}
     for track in reversed(TRACKS):
         here = found[found["track"].eq(track)].set_index(["device", "optimizer"]).reindex(tuned.index)
-        columns |= {f"score, {track}": rows.numbers(here["score"]), f"95 %, {track}": spans(here, "score", ".3f")}
+        columns[f"score, {track}"] = rows.numbers(here["score"]).round(3)
+        if track == TUNED:
+            columns["95 % interval"] = spans(here, "score", ".3f")
     columns["speed-up over AdamW (×)"] = 2 ** rows.numbers(tuned["log2_speed_up"])
     for name, column in MEASURES.items():
         columns[name] = rows.numbers(tuned[column])

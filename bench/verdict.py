@@ -237,7 +237,7 @@ def races(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     """How many runs on functions and networks diverged."""
     found = []
     functions = rows_of(tables, "functions", ("function", "optimizer", "status"))
-    functions = functions[functions["status"].isin((*MEASURED, "diverged"))]
+    functions = functions[functions["status"].isin((*MEASURED, "diverged")) & ~functions["optimizer"].isin(NULLS)]
     networks = rows_of(tables, "networks", ("network", "device", "optimizer", "lr", "seed", "step", "status"))
     networks = networks[networks["status"].isin((*MEASURED, "diverged"))]
     runs = networks.groupby(["network", "device", "optimizer", "lr", "seed"], dropna=False)["status"].agg(

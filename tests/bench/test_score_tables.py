@@ -329,3 +329,23 @@ def test_a_score_takes_well_under_two_seconds_of_resampling():
     begin = time.perf_counter()
     resample.bounds(resample.means(areas, resample.weights(20, 9)))
     assert time.perf_counter() - begin < 2
+
+
+def test_the_page_shows_the_scores_first(derived):
+    tables = empty_tables() | {name: pd.DataFrame(rows) for name, rows in derived.items()}
+    found = page.scores(tables).set_index("optimizer")
+    assert found.index[0] == "SGD" and found.loc["SGD", "rank"] == 1
+    assert set(found.index) == {"SGD", "Adam", "AdamW", "LBFGS", *NULLS}
+    whole = scored(list(race(("SGD", "Adam", "AdamW", "LBFGS"))))
+    assert found.loc["Adam", "score, tuned"] == round(whole.loc["Adam", "score"], 3)
+    low, high = (f"{whole.loc['Adam', f'score_{end}']:.3f}" for end in ("low", "high"))
+    assert found.loc["Adam", "95 % interval"] == f"{low}–{high}"
+    text = page.html(tables, [], {})
+    assert text.index('id="scores"') < text.index('id="verdict"')
+    assert 'id="scores"' not in page.html(empty_tables(), [], {})
+
+
+def test_runs_of_who_optimizes_nothing_are_not_counted_among_those_that_diverged():
+    rows = [run("Adam", "f", 0, [1]), run("sign flipped", "f", 0, [], status="diverged")]
+    tables = empty_tables() | {"functions": pd.DataFrame(rows)}
+    assert verdict.races(tables)[0].text == "0 of 1 runs on 1 test function diverged, over all learning rates tried."
