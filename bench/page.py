@@ -26,8 +26,8 @@ READ_SCORES = (
     "still, 1 is meeting every target with the first gradient, and nobody's score depends on who else takes part."
 )
 COLUMNS_READ = (
-    "There are three tracks: the learning rate tuned for each function, one for all, and the default. The other columns "
-    "are of the tuned one: the interquartile mean of the speed-up over AdamW (∞ where AdamW mostly does not arrive), "
+    "There are three tracks: the learning rate tuned for each function, one for all, and the default. The other "
+    "columns are of the tuned one: the interquartile mean of the speed-up over AdamW (∞ where AdamW mostly does not arrive), "
     "the share of runs better than AdamW's, the share that met the last target, the area of the performance profile, "
     "how many decades of learning rate are nearly as good as the best, on how many functions the best was the first "
     "or last one tried (so that a wider grid might help), and what a step costs. Which differences are more than "
@@ -119,13 +119,14 @@ def scores(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     columns: dict[str, Any] = {"rank": rows.numbers(tuned["rank"]), "rank interval": spans(tuned, "rank", ".0f")}
     for track in reversed(TRACKS):
         here = found[found["track"].eq(track)].set_index(["device", "optimizer"]).reindex(tuned.index)
-        columns[f"score, {track}"] = rows.numbers(here["score"]).round(3)
+        columns[f"score, {track}"] = rows.numbers(here["score"])
         if track == TUNED:
             columns["95 % interval"] = spans(here, "score", ".3f")
     columns["speed-up over AdamW (×)"] = 2 ** rows.numbers(tuned["log2_speed_up"])
     for name, column in MEASURES.items():
         columns[name] = rows.numbers(tuned[column])
     shown = pd.DataFrame(columns).sort_values("score, tuned", ascending=False, kind="stable").reset_index()
+    shown = shown.round({f"score, {track}": 3 for track in TRACKS})  # only now: rounded ones may be equal
     shown = shown if shown["device"].nunique() > 1 else shown.drop(columns="device")
     return shown.dropna(axis=1, how="all")
 

@@ -340,6 +340,10 @@ def test_the_page_shows_the_scores_first(derived):
     assert found.loc["Adam", "score, tuned"] == round(whole.loc["Adam", "score"], 3)
     low, high = (f"{whole.loc['Adam', f'score_{end}']:.3f}" for end in ("low", "high"))
     assert found.loc["Adam", "95 % interval"] == f"{low}–{high}"
+    close = [run(name, "f", seed, [time] * 32) for name, time in (("SGD", 1000), ("Adam", 999)) for seed in range(3)]
+    close = [{**row, "steps": 10**6} for row in close]
+    near = empty_tables() | {"scores": pd.DataFrame(derive({"functions": close})["scores"])}
+    assert page.scores(near)["rank"].tolist() == [1, 2]  # though both read 0.5
     text = page.html(tables, [], {})
     assert text.index('id="scores"') < text.index('id="verdict"')
     assert 'id="scores"' not in page.html(empty_tables(), [], {})
