@@ -27,10 +27,10 @@ READ_SCORES = (
 )
 COLUMNS_READ = (
     "There are three tracks: the learning rate tuned for each function, one for all, and the default. The other "
-    "columns are of the tuned one: the interquartile mean of the speed-up over AdamW (∞ where AdamW mostly does not arrive), "
-    "the share of runs better than AdamW's, the share that met the last target, the area of the performance profile, "
-    "how many decades of learning rate are nearly as good as the best, on how many functions the best was the first "
-    "or last one tried (so that a wider grid might help), and what a step costs. Which differences are more than "
+    "columns are of the tuned one: the interquartile mean of the speed-up over AdamW (∞ where AdamW mostly does not "
+    "arrive), the share of runs better than AdamW's, the share that met the last target, the area of the performance "
+    "profile, how many decades of learning rate are nearly as good as the best, on how many functions the best was the "
+    "first or last one tried (so that a wider grid might help), and what a step costs. Which differences are more than "
     "chance is in scores.csv, under beats."
 )
 # the heads of the page's score table -> columns of scores.csv
