@@ -63,6 +63,7 @@ class Standing:
         self.real = [place for place, name in enumerate(self.names) if name not in NULLS]
         problems, seeds = len(race.problems), len(race.seeds) - 1
         self.weights = resample.weights(problems, seeds)
+        self.freedom = problems * (seeds - 1)
         self.times = np.array([one.times for one in self.entries]).reshape(-1, problems, seeds, len(TARGETS))
         self.areas = measures.area(self.times, race.budget)
         self.samples = resample.means(self.areas, self.weights)  # [resamples, entrants]
@@ -105,7 +106,7 @@ def score_rows(standing: Standing, step_us: dict[str, float]) -> Iterator[Row]:
                 "problem": problem,
                 "problems": 1,
                 "lr_multiple": one.multiples[number],
-                **with_bounds("score", areas.mean(), resample.means(areas, weights)),
+                **with_bounds("score", areas.mean(), resample.means(areas, weights), seeds - 1),
                 "tied": bool(tied[number]),
             }
 
@@ -123,24 +124,25 @@ def whole(standing: Standing, place: int) -> Row:
         per_run["improvement"] = measures.better(standing.areas[place], standing.areas[base])
     row: Row = {}
     for name, values in per_run.items():
-        row |= with_bounds(name, values.mean(), resample.means(values, standing.weights))
+        row |= with_bounds(name, values.mean(), resample.means(values, standing.weights), standing.freedom)
     if base is not None and place in standing.real:
-        row |= speed_up(standing.late[place], standing.late[base], standing.weights)
+        row |= speed_up(standing.late[place], standing.late[base], standing)
     return row
 
 
-def speed_up(late: Array, base: Array, weights: Array) -> Row:
+def speed_up(late: Array, base: Array, standing: Standing) -> Row:
     """The interquartile mean over problems, seeds and whole decades of the log2 of the speed-up over `base`."""
     logs = measures.log2_speed_ups(late, base)
-    logs, alike = logs.reshape(-1, logs.shape[-1]), np.full((1, weights[0].size), 1 / weights[0].size)
+    logs = logs.reshape(-1, logs.shape[-1])
+    alike = np.full((1, len(logs)), 1 / len(logs))
     (value,) = measures.interquartile_mean(logs, alike)
-    samples = measures.interquartile_mean(logs, weights.reshape(len(weights), -1))
-    return with_bounds("log2_speed_up", value, samples)
+    samples = measures.interquartile_mean(logs, standing.weights.reshape(-1, len(logs)))
+    return with_bounds("log2_speed_up", value, samples, standing.freedom)
 
 
-def with_bounds(name: str, value: float, samples: Array) -> Row:
+def with_bounds(name: str, value: float, samples: Array, freedom: int) -> Row:
     """The columns of a measure and the ends of its interval."""
-    return dict(zip((name, f"{name}_low", f"{name}_high"), resample.interval(value, samples), strict=True))
+    return dict(zip((name, f"{name}_low", f"{name}_high"), resample.interval(value, samples, freedom), strict=True))
 
 
 def robustness(standing: Standing, place: int) -> Array:
@@ -160,7 +162,7 @@ def rank_columns(standing: Standing) -> list[Row]:
         return rows
     areas = standing.areas[real]
     rank = resample.ranks(rounded(areas.mean(axis=(1, 2))))
-    bounds = resample.bounds(resample.ranks(rounded(standing.samples[:, real])))
+    bounds = resample.bounds(resample.ranks(rounded(standing.samples[:, real])), standing.freedom)
     if len(standing.race.seeds) < 3:  # one seed that is scored: there is nothing to resample
         bounds = (np.full(len(real), np.nan),) * 2
     without_problem = rank[None]
@@ -238,6 +240,6 @@ def profile_rows(standing: Standing) -> Iterator[Row]:
             curves.append(("profile", TAUS, measures.within_ratio(standing.ratios[place], TAUS)))
         for kind, x, values in curves:
             values = np.moveaxis(values, -1, 0)
-            low, high = resample.bounds(resample.means(values, standing.weights))
+            low, high = resample.bounds(resample.means(values, standing.weights), standing.freedom)
             for point in zip(x, values.mean(axis=(1, 2)), low, high, strict=True):
                 yield {"optimizer": name, "kind": kind, **dict(zip(("x", "share", "low", "high"), point, strict=True))}

@@ -327,7 +327,7 @@ def test_a_score_takes_well_under_two_seconds_of_resampling():
     """20 functions, 9 seeds, 13 optimizers: 0.1 s on one core; a machine with other work may take ten times that."""
     areas = np.random.default_rng(0).random((13, 20, 9))
     begin = time.perf_counter()
-    resample.bounds(resample.means(areas, resample.weights(20, 9)))
+    resample.bounds(resample.means(areas, resample.weights(20, 9)), 160)
     assert time.perf_counter() - begin < 2
 
 

@@ -208,15 +208,16 @@ def covered(problems, seeds, rounds):
     spread = generator.uniform(0.5, 2, (problems, 1))
     inside = 0
     for _ in range(rounds):
-        low, high = resample.bounds(resample.means(generator.normal(0, spread, (problems, seeds)), weights))
+        samples = resample.means(generator.normal(0, spread, (problems, seeds)), weights)
+        low, high = resample.bounds(samples, problems * (seeds - 1))
         inside += low <= 0 <= high
     return inside / rounds
 
 
-@pytest.mark.parametrize(("problems", "seeds"), [(20, 4), (10, 9), (20, 2)])
+@pytest.mark.parametrize(("problems", "seeds"), [(20, 4), (10, 9), (20, 2), (3, 9)])
 def test_intervals_hold_the_truth_95_times_in_100(problems, seeds):
-    """Of 1,000 rounds the share has a standard error of 0.7 %; twenty variances are estimated, which costs 1 to 2 %."""
-    assert 0.915 <= covered(problems, seeds, 1000) <= 0.975
+    """Of 1,000 rounds the share has a standard error of 0.7 %, and unequal variances cost about 1 %."""
+    assert 0.925 <= covered(problems, seeds, 1000) <= 0.975
 
 
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=6))
