@@ -14,7 +14,7 @@ LAYERS = [
     {"compare", "run"},
     {"progress", "report"},
     {"page", "plan"},
-    {"verdict"},
+    {"verdict", "page_scores"},
     {"charts"},
     {"loss_time"},
     {

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import contenders, functions_race, nulls, page, plan, verdict
+from bench import contenders, functions_race, nulls, page, page_scores, plan, verdict
 from bench.budgets import SMOKE
 from bench.contenders import NULLS
 from bench.problems.function import Function, shifted
@@ -231,7 +231,7 @@ def test_a_problem_on_which_all_tie_is_flagged_and_said():
     assert scored(rows, problem="f")["tied"].all() and not scored(rows, problem="g")["tied"].any()
     tables = empty_tables() | {"scores": pd.DataFrame(derive({"functions": rows})["scores"])}
     assert any("nothing is learnt, on f." in text for _, text in verdict.scores(tables))
-    assert list(page.scores(tables)["optimizer"]) == ["SGD", "Adam"]
+    assert list(page_scores.scores(tables)["optimizer"]) == ["SGD", "Adam"]
 
 
 def test_devices_are_scored_apart():
@@ -333,7 +333,7 @@ def test_a_score_takes_well_under_two_seconds_of_resampling():
 
 def test_the_page_shows_the_scores_first(derived):
     tables = empty_tables() | {name: pd.DataFrame(rows) for name, rows in derived.items()}
-    found = page.scores(tables).set_index("optimizer")
+    found = page_scores.scores(tables).set_index("optimizer")
     assert found.index[0] == "SGD" and found.loc["SGD", "rank"] == 1
     assert set(found.index) == {"SGD", "Adam", "AdamW", "LBFGS", *NULLS}
     whole = scored(list(race(("SGD", "Adam", "AdamW", "LBFGS"))))
@@ -343,7 +343,7 @@ def test_the_page_shows_the_scores_first(derived):
     close = [run(name, "f", seed, [time] * 32) for name, time in (("SGD", 1000), ("Adam", 999)) for seed in range(3)]
     close = [{**row, "steps": 10**6} for row in close]
     near = empty_tables() | {"scores": pd.DataFrame(derive({"functions": close})["scores"])}
-    assert page.scores(near)["rank"].tolist() == [1, 2]  # though both read 0.5
+    assert page_scores.scores(near)["rank"].tolist() == [1, 2]  # though both read 0.5
     text = page.html(tables, [], {})
     assert text.index('id="scores"') < text.index('id="verdict"')
     assert 'id="scores"' not in page.html(empty_tables(), [], {})
