@@ -30,6 +30,7 @@ from bench.cell import Cell, Outcome, Status
 from bench.contenders import TRAITS, Takes
 from bench.problems.function import Function
 from bench.problems.functions import FUNCTIONS
+from bench.score import hits
 
 NOISE = 0.05  # of the domain's width
 DIVERGED = 1e3  # times the initial gap
@@ -226,6 +227,7 @@ def judge(function: Function, found: Descent, run: int) -> dict[str, Any]:
     bad, reason = first_bad_step(function, losses)
     good = losses[:bad]
     best = good.min().item() if len(good) else math.nan
+    aim = hits.reference(losses[0].item(), function.basin, function.minimum)
     return {
         "steps": steps,
         "status": str(Status.OK if bad is None else Status.DIVERGED),
@@ -235,7 +237,9 @@ def judge(function: Function, found: Descent, run: int) -> dict[str, Any]:
         "final_loss": losses[steps if bad is None else bad].item(),
         "best_loss": best,
         "minimum": function.minimum,
+        "reference": aim,
         "gap": best - function.minimum if bad is None else math.inf,
+        "hits": hits.encode(hits.first_hits(losses.numpy(), aim)) if bad is None else "",
         # of a run that diverged too: it was stepped on with its sweep
         "evaluations": found.evaluations[run] if found.evaluations else steps,
         "seconds": found.seconds / found.losses.shape[1],

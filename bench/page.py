@@ -12,6 +12,7 @@ import pandas as pd
 
 from bench import verdict
 from bench.charts import rows, style
+from bench.page_scores import COLUMNS_READ, READ_SCORES, scores
 
 PICKED = (
     "The best learning rate is the one with the lowest median over the seeds: of the lowest gap reached on test "
@@ -38,6 +39,7 @@ def html(tables: dict[str, pd.DataFrame], drawn: list[Drawn], environment: dict[
     title = "Optimizer benchmark"
     parts = [
         f"<header><h1>{title}</h1>{when(environment)}</header>",
+        scored(tables),
         verdicts(verdict.sentences(tables)),
         box(environment),
         '<section id="charts"><h2>Charts</h2>',
@@ -70,6 +72,17 @@ def when(environment: dict[str, Any]) -> str:
         *devices,
     ]
     return f'<p class="when">{escape(" · ".join(str(one) for one in said if one))}</p>'
+
+
+def scored(tables: dict[str, pd.DataFrame]) -> str:
+    """The score table with a sentence on how to read it; nothing where nothing was raced."""
+    found = scores(tables)
+    if found.empty:
+        return ""
+    body = table("Scores on test functions", "scores", found).replace("<details>", "<details open>")
+    return (
+        f'<section id="scores"><h2>Scores</h2><p>{prose(READ_SCORES)}</p>{body}<p>{prose(COLUMNS_READ)}</p></section>'
+    )
 
 
 def verdicts(sentences: list[verdict.Sentence]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bench import functions_race, loss_parity, loss_time, networks_race, step_time, verify
+from bench import functions_race, loss_parity, loss_time, networks_race, nulls, step_time, verify
 from bench.budgets import BUDGETS, Budget
 from bench.cell import Cell
 from bench.contenders import OPTIMIZERS
@@ -27,6 +27,7 @@ KINDS = {
     "step_time": step_time,
     "loss_time": loss_time,
     "functions": functions_race,
+    "nulls": nulls,
     "networks": networks_race,
 }
 OF_LOSSES = ("loss_parity", "loss_time")  # the others measure optimizers
@@ -36,7 +37,7 @@ PARTS = {
     "verify": ("verify",),
     "time": ("step_time",),
     "losses": OF_LOSSES,
-    "race": ("functions", "networks"),
+    "race": ("functions", "nulls", "networks"),
 }
 PROBLEMS = (*PARAMETER_SETS, *SIZES, *FUNCTIONS, *NETWORKS)
 DEVICES = ("cpu", "cuda", "all")

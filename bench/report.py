@@ -21,8 +21,9 @@ def write(folder: Path) -> list[str]:
     read or the folder not written.
     """
     folder = Path(folder)
-    tables.write_csv(folder)
-    loaded = tables.load_tables(folder)
+    found = tables.all_rows(folder)
+    tables.write_csv(folder, found)
+    loaded = tables.frames(found)
     try:
         drawn = draw(folder, loaded)
     except OSError as error:

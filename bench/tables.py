@@ -11,6 +11,7 @@ import pandas as pd
 
 from bench import journal
 from bench.folder import atomic_write
+from bench.score.derive import derive
 
 # kind of cell -> its table
 TABLES = {
@@ -19,6 +20,7 @@ TABLES = {
     "step_time": "step_time",
     "loss_time": "loss_time",
     "functions": "functions",
+    "nulls": "functions",
     "networks": "networks",
 }
 
@@ -60,13 +62,24 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "functions": (
         *("function", "dimension", "device", "optimizer", "lr", "lr_multiple", "seed", "steps", "status", "reason"),
-        *("first_bad_step", "initial_loss", "final_loss", "best_loss", "minimum", "gap", "evaluations", "seconds"),
-        "cell",
+        *("first_bad_step", "initial_loss", "final_loss", "best_loss", "minimum", "gap", "reference", "hits"),
+        *("evaluations", "seconds", "cell"),
     ),
     "networks": (
         *("network", "device", "optimizer", "lr", "lr_multiple", "seed", "step", "evaluations", "seconds"),
         *("loss", "minimum", "accuracy", "status", "reason", "cell"),
     ),
+    # the next two are derived from `functions`, and from `step_time`
+    "scores": (
+        *("device", "track", "optimizer", "problem", "problems", "seeds", "lr_multiple", "at_edge", "tuning_runs"),
+        *("score", "score_low", "score_high", "rank", "rank_low", "rank_high", "beats", "beaten_by"),
+        *("profile", "profile_low", "profile_high", "log2_speed_up", "log2_speed_up_low", "log2_speed_up_high"),
+        *("improvement", "improvement_low", "improvement_high", "success", "success_low", "success_high"),
+        *("lr_decades", "lr_decades_low", "lr_decades_high", "rank_without_problem_low", "rank_without_problem_high"),
+        *("profile_without_competitor_low", "profile_without_competitor_high", "tied", "step_us", "state_bytes"),
+        *("status", "reason"),
+    ),
+    "profiles": ("device", "track", "optimizer", "kind", "x", "share", "low", "high"),
 }
 # Where a cell that failed as a whole puts its name, so that its one row says what is missing.
 NAMED = {
@@ -116,18 +129,26 @@ def _columns(table: str, rows: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys([*COLUMNS[table], *(name for row in rows for name in row)]))
 
 
+def all_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every table of a run, those that are derived from others too."""
+    rows = rows_of(journal.read(folder))
+    return rows | derive(rows)
+
+
+def frames(rows: dict[str, list[dict[str, Any]]]) -> dict[str, pd.DataFrame]:
+    """Rows as data frames with the declared columns."""
+    return {table: pd.DataFrame(found, columns=_columns(table, found)) for table, found in rows.items()}
+
+
 def load_tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """All rows of all finished cells, private ``_`` columns included."""
-    return {
-        table: pd.DataFrame(rows, columns=_columns(table, rows))
-        for table, rows in rows_of(journal.read(folder)).items()
-    }
+    """All rows of all finished cells, private ``_`` columns included; what is derived from them is left empty."""
+    return frames(rows_of(journal.read(folder)))
 
 
-def write_csv(folder: Path) -> None:
+def write_csv(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
     """Write ``<table>.csv`` for every table, each replaced at a stroke; ``_`` columns stay in the journal."""
-    for table, rows in rows_of(journal.read(folder)).items():
-        atomic_write(Path(folder) / f"{table}.csv", to_csv(table, rows))
+    for table, found in rows.items():
+        atomic_write(Path(folder) / f"{table}.csv", to_csv(table, found))
 
 
 def to_csv(table: str, rows: list[dict[str, Any]]) -> str:

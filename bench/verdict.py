@@ -7,6 +7,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from bench.charts.rows import MEASURED, OURS, loss_times, numbers, rows_of, with_panel
+from bench.contenders import NULLS
+from bench.score.derive import ALL
+from bench.score.tracks import TUNED
 from bench.statistics import geometric_mean
 from bench.tables import subject
 
@@ -30,6 +33,7 @@ def sentences(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
         *loss_parity(tables),
         *speed(tables),
         *loss_speed(tables),
+        *scores(tables),
         *races(tables),
         *trouble(tables),
     ]
@@ -200,11 +204,40 @@ def significant(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 3 else f"{value:.2f}"
 
 
+def scores(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
+    """Who scores most in the tuned track and whom it beats; the functions that tell nobody apart, or reward a null."""
+    found = rows_of(tables, "scores", ("track", "device", "optimizer", "problem", "tied", "beats", "score", "status"))
+    found = found[found["track"].eq(TUNED)].assign(score=numbers(found["score"]))
+    said = []
+    for device, here in found.groupby("device", sort=False):
+        whole = here[here["problem"].eq(ALL) & ~here["optimizer"].isin(NULLS)]
+        if len(whole) > 1:
+            best = whole.loc[whole["score"].idxmax()]
+            beats = len([name for name in str(best["beats"]).split(", ") if name])
+            text = f"On test functions on {device}, tuned, {best['optimizer']} scores most ({best['score']:.2f})"
+            certain = (
+                f"{text} and beats {beats} of {count(len(whole) - 1, 'other')} beyond chance (paired tests, Holm)."
+            )
+            said.append(Sentence(PLAIN, certain))
+        each = here[here["problem"].ne(ALL)]
+        tied = list(dict.fromkeys(each[each["tied"].eq(True)]["problem"]))
+        if tied:
+            said.append(Sentence(PLAIN, f"All score the same, so nothing is learnt, on {', '.join(tied)}."))
+        given = each[each["optimizer"].isin(NULLS) & each["score"].gt(GIVEN)]
+        named = [f"{row.problem} ({row.optimizer}, {row.score:.2f})" for row in given.itertuples()]
+        if named:
+            said.append(Sentence(BAD, f"Whoever optimizes nothing scores too on {', '.join(named)}."))
+    return said
+
+
+GIVEN = 0.5  # a score on one function that no competitor may have for nothing
+
+
 def races(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     """How many runs on functions and networks diverged."""
     found = []
     functions = rows_of(tables, "functions", ("function", "optimizer", "status"))
-    functions = functions[functions["status"].isin((*MEASURED, "diverged"))]
+    functions = functions[functions["status"].isin((*MEASURED, "diverged")) & ~functions["optimizer"].isin(NULLS)]
     networks = rows_of(tables, "networks", ("network", "device", "optimizer", "lr", "seed", "step", "status"))
     networks = networks[networks["status"].isin((*MEASURED, "diverged"))]
     runs = networks.groupby(["network", "device", "optimizer", "lr", "seed"], dropna=False)["status"].agg(

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.charts import (
+    ecdf,
     loss_curves,
     loss_memory,
     loss_ratio,
@@ -15,7 +16,9 @@ from bench.charts import (
     loss_time,
     memory_share,
     parity,
+    profiles,
     ratio,
+    scores,
     seconds,
     sensitivity,
     special,
@@ -27,6 +30,7 @@ from bench.charts import (
 CHARTS: dict[str, ModuleType] = {
     chart.NAME: chart
     for chart in (
+        *(scores, ecdf, profiles),
         *(ratio, step_time, special, memory_share, parity, loss_ratio, loss_time, loss_memory, loss_shapes),
         *(trajectories, loss_curves, seconds, sensitivity),
     )

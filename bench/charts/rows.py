@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bench.contenders import TRAITS, Takes
+from bench.contenders import NULLS, TRAITS, Takes
 from bench.losses import short
 from bench.subjects import GROUPED, MADE_FOR
 
@@ -125,8 +125,8 @@ def quartiles(values: pd.Series) -> tuple[float, float, float]:
 
 
 def raced(table: pd.DataFrame) -> pd.DataFrame:
-    """Without the optimizers that do not race: they are no failures."""
-    return table[table["status"].ne("skipped")]
+    """Without the optimizers that do not race, which are no failures, and those that optimize nothing."""
+    return table[table["status"].ne("skipped") & ~table["optimizer"].isin(NULLS)]
 
 
 def function_runs(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -55,6 +55,13 @@ OPTIMIZER_STYLES = {
     "LBFGS": Style(BLACK, (5, 1, 180), DASHDOT),
 }
 
+# Competitors that optimize nothing.
+NULL_STYLES = {
+    "stands still": Style(GREY, "_", DOTTED),
+    "sign flipped": Style(GREY, "1", DASHED),
+    "to the origin": Style(GREY, "2", SOLID),
+}
+
 # Warm colours are ours, cold and dark ones are torch's.
 CONTENDER_STYLES = {
     "ours": Style(VERMILLION, "o", SOLID),
@@ -120,7 +127,7 @@ ALIKE = [Style(color, marker, DOTTED) for marker in "*d8H" for color in (GREEN, 
 
 def optimizer_style(name: str) -> Style:
     """The style of an optimizer; one that is not ours gets a dotted line that depends on its name only."""
-    return OPTIMIZER_STYLES.get(name) or ALIKE[zlib.crc32(name.encode()) % len(ALIKE)]
+    return OPTIMIZER_STYLES.get(name) or NULL_STYLES.get(name) or ALIKE[zlib.crc32(name.encode()) % len(ALIKE)]
 
 
 def contender_style(name: str) -> Style:

@@ -6,8 +6,9 @@ import math
 
 import pandas as pd
 
-from bench.contenders import OPTIMIZERS, TRAITS, Takes, Traits
+from bench.contenders import NULLS, OPTIMIZERS, TRAITS, Takes, Traits
 from bench.losses import LOSSES
+from bench.score.derive import derive
 from bench.tables import COLUMNS
 
 EVIL = r"<script>alert('$\frac$')</script>"  # as mathematics it would be an error
@@ -16,7 +17,7 @@ MULTIPLES = (0.1, 1.0, 10.0)
 
 
 def example_tables(optimizers=OPTIMIZERS, sets=("mlp", "one-big")) -> dict[str, pd.DataFrame]:
-    """All six tables; those of losses do not depend on the optimizers."""
+    """All tables; those of losses do not depend on the optimizers, and scores are of runs of their own."""
     return {
         "parity": pd.DataFrame(parity(optimizers)),
         "loss_parity": pd.DataFrame(loss_parity()),
@@ -24,6 +25,7 @@ def example_tables(optimizers=OPTIMIZERS, sets=("mlp", "one-big")) -> dict[str, 
         "loss_time": pd.DataFrame(loss_time()),
         "functions": pd.DataFrame(functions(optimizers)),
         "networks": pd.DataFrame(networks(optimizers)),
+        **{name: pd.DataFrame(rows) for name, rows in derive({"functions": list(race(optimizers))}).items()},
     }
 
 
@@ -199,6 +201,7 @@ def functions(optimizers):
                         "reason": "loss is nan at step 9" if diverged else "",
                         "first_bad_step": 9 if diverged else None,
                         "minimum": 0.0,
+                        "hits": "" if diverged else "1 2 5 5 9",
                         "evaluations": 20,
                         "seconds": 0.01,
                         "gap": math.inf if diverged else math.exp(-20 * rate) + 0.1 * seed,
@@ -208,6 +211,27 @@ def functions(optimizers):
                     if seed == 0 and multiple == 1 and row["dimension"] == 2:
                         row["_trace"] = [[-1.2 + 0.1 * step, 1.0 - 0.01 * step * place] for step in range(21)]
                     yield row
+
+
+def race(optimizers, functions=("rosenbrock", "rastrigin"), seeds=4):
+    """Runs with hits: the further down the list, the slower; the middle learning rate is the best; one seed fails."""
+    for function in functions:
+        for place, optimizer in enumerate((*optimizers, *NULLS)):
+            for multiple in (1.0,) if optimizer in NULLS else MULTIPLES:
+                for seed in range(seeds):
+                    pace = (1 + place) * (1 + abs(math.log10(multiple))) * (1 + 0.1 * seed)
+                    times = [math.ceil(pace * (target + 1)) for target in range(32)]
+                    failed = optimizer in NULLS or (seed == 1 and multiple == 10)
+                    yield {
+                        "function": function,
+                        "device": "cpu",
+                        "optimizer": optimizer,
+                        "lr_multiple": multiple,
+                        "seed": seed,
+                        "steps": 100,
+                        "status": "diverged" if failed else "ok",
+                        "hits": "" if failed else " ".join(str(time) for time in times if time <= 100),
+                    }
 
 
 def networks(optimizers):

@@ -24,6 +24,9 @@ def little():
 
 
 UNITS = {
+    "scores": ("(0 to 1)",),
+    "ecdf": ("gradients evaluated",),
+    "profiles": ("(×)",),
     "step_time": ("(µs)",),
     "special": ("(µs)",),
     "ratio": ("(×",),

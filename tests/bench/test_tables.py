@@ -36,7 +36,7 @@ def read(folder, table="functions"):
 
 def test_every_table_is_written_with_its_declared_columns(run_folder):
     folder = run_folder(Outcome([row()]))
-    tables.write_csv(folder)
+    tables.write_csv(folder, tables.all_rows(folder))
     for table, columns in tables.COLUMNS.items():
         assert tuple(read(folder, table).columns) == columns
     assert sorted(path.stem for path in folder.glob("*.csv")) == sorted(tables.COLUMNS)
@@ -52,7 +52,7 @@ def test_the_readme_explains_every_column_in_order():
 def test_numbers_keep_their_digits_and_their_type(run_folder):
     values = {"steps": 100, "lr": 0.1 + 0.2, "final_loss": float("nan"), "best_loss": float("-inf"), "gap": -0.5}
     folder = run_folder(Outcome([row(**values), row()]))
-    tables.write_csv(folder)
+    tables.write_csv(folder, tables.all_rows(folder))
     first, second = read(folder).to_dict("records")
     assert (first["steps"], first["lr"], first["gap"]) == ("100", "0.30000000000000004", "-0.5")
     assert (first["final_loss"], first["best_loss"]) == ("nan", "-inf")
@@ -74,7 +74,7 @@ def test_every_other_text_comes_back_as_it_was(text):
 
 def test_private_columns_are_for_charts_only(run_folder):
     folder = run_folder(Outcome([row(_trace=[[1.0, 2.0]])]))
-    tables.write_csv(folder)
+    tables.write_csv(folder, tables.all_rows(folder))
     assert "_trace" not in read(folder)
     assert tables.load_tables(folder)["functions"]["_trace"][0] == [[1.0, 2.0]]
 
