@@ -12,7 +12,7 @@ numba = pytest.importorskip("numba")
 from optimizers.executors import numba_math  # noqa: E402
 from optimizers.executors.numba_dialect import OPTIONS  # noqa: E402
 
-NAMES = ("exp", "exp_negative", "expm1", "log", "log1p", "log1p_unit", "tanh")
+NAMES = ("exp", "exp_negative", "expm1", "log", "log1p", "log1p_unit", "tanh", "sin", "cos")
 NUMPYS = {"exp_negative": np.exp, "log1p_unit": np.log1p}
 BOUNDS = {
     row.split()[0]: dict(zip((np.float32, np.float64), map(float, row.split()[1:]), strict=True))
@@ -45,11 +45,15 @@ def samples(name, kind):
     wide = np.concatenate([rng.uniform(-edge, edge, 100_000), rng.uniform(-1, 1, 100_000)])
     magnitudes = 10.0 ** rng.uniform(-tiny, 1, 100_000)
     both = np.concatenate([wide, magnitudes, -magnitudes])
+    far = np.sign(both) * 10.0 ** rng.uniform(0, 8, both.size)
+    turns = np.arange(1, 200_000) * (np.pi / 2)  # the nearest numbers to the zeros of both
     large = np.exp(rng.uniform(-edge, edge, 100_000))
     values = {
         "exp_negative": -np.abs(both),
         "log1p_unit": [*rng.uniform(0, 1, 200_000), *magnitudes[magnitudes <= 1], 0.0, 1.0],
         "log": np.concatenate([large, rng.uniform(0.3, 3, 200_000)]),
+        "sin": np.concatenate([both, far, turns]),
+        "cos": np.concatenate([both, far, turns]),
         "log1p": [*large, *both[both > -1]],
     }
     return np.asarray(values.get(name, both)).astype(kind)
@@ -78,6 +82,8 @@ def test_special_values_are_as_in_c(name, kind):
     x = np.array(x, kind)
     if name == "exp_negative":
         x = x[~(x > 0) & ~((x < -87.4) & (x > -800))]  # what would be below the normal numbers is 0
+    elif name in ("sin", "cos"):
+        x = x[np.isnan(x) | np.isinf(x) | (np.abs(x) <= 1e8)]
     elif name == "log1p_unit":
         x = np.array([np.nan, 0.0, low, 1.0], kind)
     with np.errstate(all="ignore"):
@@ -100,4 +106,11 @@ def test_the_compiler_makes_vector_instructions_of_them(name):
     if "%rax" not in assembly:
         pytest.skip("the names of instructions are looked for in x86 assembly")
     assert re.search(r"v?mulps\s.*[xyz]mm", assembly)
-    assert not re.search(r"\bcall\w*\s+\S*(expf|logf|tanhf)", assembly)
+    assert not re.search(r"\bcall\w*\s+\S*(expf|logf|tanhf|sinf|cosf)", assembly)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_beyond_1e8_sine_and_cosine_are_nan_rather_than_wrong(name, kind):
+    assert np.isnan(results(name, np.array([1.1e8, -1.1e8, 1e30], kind))).all()
+    assert np.isfinite(results(name, np.array([0.9e8, -0.9e8], kind))).all()
