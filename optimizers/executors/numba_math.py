@@ -1,4 +1,4 @@
-"""Exponentials, logarithms, sine and cosine for Numba that the compiler turns into vector instructions, with stated errors.
+"""Exponentials, logarithms and sines for Numba that the compiler turns into vector instructions, with stated errors.
 
 Numba's own call the C library for one number at a time, which is ten times slower. Largest errors, in units in the last
 place, over all magnitudes (`tests/optimizers/test_numba_math.py` measures them):
@@ -34,7 +34,7 @@ from numba.extending import overload
 from .numba_dialect import OPTIONS as DIALECT
 from .raw import bits_of_float32, bits_of_float64, float32_of_bits, float64_of_bits
 
-__all__ = ["exp", "exp_negative", "expm1", "log", "log1p", "log1p_unit", "tanh", "sin", "cos"]
+__all__ = ["cos", "exp", "exp_negative", "expm1", "log", "log1p", "log1p_unit", "sin", "tanh"]
 
 #: a call that is not inlined keeps the loop around it from becoming vector instructions
 OPTIONS = {**DIALECT, "forceinline": True}

@@ -1,0 +1,237 @@
+"""Many runs of one elementwise optimizer on one test function, all steps of all of them in one compiled call.
+
+Each run is what the optimizer's class does alone with one parameter: the same rule, the same coefficients, the scalar
+state rounded to float32 as the class keeps it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.problems.function import Function
+from bench.sweeps import kernel
+from optimizers.algorithm import ITEMS, Algorithm
+from optimizers.executors import threads
+from optimizers.optimizer import Optimizer
+
+WORD = {name: place for place, name in enumerate(kernel.JOB)}
+#: options that are not numbers of a run: they choose the code, so all runs share them
+SHARED = ("maximize", "amsgrad", "centered")
+
+
+@dataclass
+class Sweep:
+    """What the runs did. With judged=False `best` and `bad_step` say nothing.
+
+    values [runs]: after the last step. points [runs, dimension]: there. best [runs]: the least value at any step, the
+    start and the end among them, before the run went out of bounds. bad_step [runs]: when that was, -1 for never;
+    bad_values [runs]: the value then. records: values and points of every k-th step, [kept, runs] and
+    [kept, runs, dimension].
+    """
+
+    values: np.ndarray
+    points: np.ndarray
+    best: np.ndarray
+    bad_step: np.ndarray
+    bad_values: np.ndarray
+    recorded_values: np.ndarray
+    recorded_points: np.ndarray
+
+
+def elementwise(cls: type) -> bool:
+    """Whether a sweep of this optimizer can be compiled: each element is stepped by a rule of its own alone."""
+    return issubclass(cls, Optimizer) and type(getattr(cls, "algorithm", None)) is Algorithm
+
+
+def names(cls: type) -> list[str]:
+    """The options of an optimizer that may differ from run to run, by the names its coefficients have for them."""
+    algorithm = cls.algorithm
+    inits = [slot.init for slot in algorithm.slots.values()] + list(algorithm.scalars.values())
+    switches = [slot.when for slot in algorithm.slots.values() if slot.when]
+    found = dict.fromkeys([*algorithm.hyper, *(i for i in inits if isinstance(i, str)), *switches])
+    return [name for name in found if name not in SHARED]
+
+
+def sweep(
+    function: Function,
+    cls: type,
+    options: Mapping[str, Any],
+    starts: np.ndarray,
+    steps: int,
+    *,
+    dtype: str = "float64",
+    every: int = 0,
+    bounds: tuple[np.ndarray | float, np.ndarray | float] | None = None,
+) -> Sweep:
+    """Makes `steps` steps from each of `starts` [runs, dimension].
+
+    options: numbers or arrays [runs] by `names`, beside them ``maximize``, ``amsgrad``, ``centered`` as booleans.
+    every: records the value and the point before every k-th step, and after the last if its turn comes; 0: none.
+    bounds: the least and the greatest value of a run; one outside has diverged. None: not looked at, a little faster.
+
+    Raises ValueError for options the optimizer refuses or does not have, and for starts of another dimension.
+    """
+    starts = np.atleast_2d(np.asarray(starts, np.float64))
+    if starts.shape[1] != function.dimension or not len(starts):
+        raise ValueError(f"{function.name} has {function.dimension} dimensions; starts are {starts.shape}")
+    if steps < 0 or every < 0:
+        raise ValueError(f"{steps} steps and a record every {every} make no sense; give 0 or more")
+    columns, groups = _columns(cls, options, len(starts))
+    low, high = bounds if bounds is not None else (-np.inf, np.inf)
+    columns |= {"lowest": _array(low, len(starts)), "highest": _array(high, len(starts))}
+    parts = []
+    for present, chosen in groups.items():
+        compiled, layout = kernel.compiled(cls.algorithm, present, function, dtype, bounds is not None)
+        rows = [columns[name][chosen] for name in layout.columns]
+        parts.append(_run(compiled, layout, np.stack([*rows, *starts[chosen].T]), steps, every))
+    if len(parts) == 1:
+        return parts[0]
+    back = np.argsort(np.concatenate(list(groups.values())))
+    return _joined(parts, back)
+
+
+def _array(value: Any, runs: int) -> np.ndarray:
+    return np.broadcast_to(np.asarray(value, np.float64), (runs,))
+
+
+def _columns(cls: type, options: Mapping[str, Any], runs: int) -> tuple[dict[str, np.ndarray], dict[tuple, np.ndarray]]:
+    """Each number of each run, and the runs that have the same states."""
+    known = names(cls)
+    unknown = [name for name in options if name not in known and name not in SHARED]
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no {unknown[0]}; there are {', '.join(known)}")
+    group = cls([torch.zeros(1)]).param_groups[0]
+    shared = {name: options.get(name, group.get(name, False)) for name in SHARED}
+    defaults = dict(zip(cls.algorithm.hyper, cls.algorithm.hyper_values(group), strict=True))
+    columns = {name: _array(options.get(name, defaults.get(name, group.get(name))), runs) for name in known}
+    _insist(cls, {name: columns[name] for name in options if name in columns}, group, shared)
+    columns["direction"] = _array(-1.0 if shared["maximize"] else 1.0, runs)
+    switches = [slot.when for slot in cls.algorithm.slots.values()]
+    there = np.stack(
+        [
+            np.ones(runs, bool) if when is None else _array(shared.get(when, columns.get(when)), runs) != 0
+            for when in switches
+        ]
+        or [np.ones(runs, bool)]
+    )
+    kinds, kind = np.unique(there, axis=1, return_inverse=True)
+    kind = kind.reshape(-1)
+    groups = {}
+    for k in range(kinds.shape[1]):
+        groups[tuple(map(bool, kinds[: len(switches), k]))] = np.flatnonzero(kind == k)
+    return columns, groups
+
+
+def _insist(cls: type, given: Mapping[str, np.ndarray], group: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
+    """Has the class itself refuse the least and the greatest of each option that is given."""
+    for name, values in given.items():
+        if np.isnan(values).any():
+            raise ValueError(f"{name} is nan in {np.isnan(values).sum()} of the runs")
+        for value in {float(values.min()), float(values.max())}:
+            key, place = ITEMS.get(name, (name, None))
+            whole = value
+            if place is not None:
+                whole = tuple(value if i == place else x for i, x in enumerate(group[key]))
+            if isinstance(group[key], bool):
+                whole = bool(value)
+            cls([torch.zeros(1)], **{key: whole})
+
+
+def _run(compiled: Any, layout: kernel.Layout, inputs: np.ndarray, steps: int, every: int) -> Sweep:
+    """One compiled sweep; `inputs` are the columns of the layout and the coordinates, one row each."""
+    lanes, runs = layout.lanes, inputs.shape[1]
+    # runs that share their powers lie together
+    shared = [inputs[i] for i, name in enumerate(layout.columns) if name in layout.split.depends]
+    varying = [row for row in shared if row.min() != row.max()]
+    order = np.lexsort(varying) if varying else None
+    blocks = -(-runs // lanes)
+    whole = np.empty((len(inputs), blocks * lanes))
+    whole[:, :runs] = inputs if order is None else inputs[:, order]
+    whole[:, runs:] = whole[:, runs - 1 : runs]
+    distinct, first_of = _distinct(whole, layout, blocks)
+    rows = len(kernel.JUDGED) + layout.dimension
+    outputs = np.empty((rows, blocks * lanes))
+    kept = steps // every + 1 if every else 0
+    records = np.empty((kept, layout.dimension + 1, blocks * lanes))
+    count = max(1, min(threads.count(), blocks))
+    buffers = np.zeros((count, layout.words * lanes + 8))  # eight more: no cache line belongs to two
+    words = np.zeros(len(kernel.JOB), np.int64)
+    for name, value in {
+        "blocks": blocks,
+        "buffers": buffers.ctypes.data,
+        "buffer_bytes": buffers.strides[0],
+        "inputs": whole.ctypes.data,
+        "outputs": outputs.ctypes.data,
+        "distinct": distinct.ctypes.data,
+        "first_of": first_of.ctypes.data,
+        "records": records.ctypes.data,
+        "steps": steps,
+        "every": every,
+        "runs": blocks * lanes,
+    }.items():
+        words[WORD[name]] = value
+    _share(compiled.openmp_body.address, words.ctypes.data, count)
+    at = np.empty(runs, np.int64)
+    at[np.arange(runs) if order is None else order] = np.arange(runs)
+    outputs, records = outputs[:, at], records[:, :, at]
+    value, best, bad_step, bad_value = outputs[: len(kernel.JUDGED)]
+    return Sweep(
+        value,
+        outputs[len(kernel.JUDGED) :].T,
+        best,
+        bad_step.astype(np.int64),
+        bad_value,
+        records[:, 0],
+        records[:, 1:].transpose(0, 2, 1),
+    )
+
+
+def _distinct(whole: np.ndarray, layout: kernel.Layout, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each block how many settings of the powers it has, and the first lane of each."""
+    lanes = layout.lanes
+    shared = [i for i, name in enumerate(layout.columns) if name in layout.split.depends]
+    new = np.zeros((blocks, lanes), bool)
+    new[:, 0] = True
+    for i in shared:
+        row = whole[i].reshape(blocks, lanes)
+        new[:, 1:] |= row[:, 1:] != row[:, :-1]
+    if not set(layout.algorithm.scalars) - {"step"} and set(layout.split.depends) <= {*layout.columns, "step"}:
+        pass
+    elif set(layout.split.depends) - {*layout.columns, "step"}:
+        new[:] = True  # a power of what runs do not share
+    distinct = new.sum(1).astype(np.int64)
+    first_of = np.zeros((blocks, lanes), np.int64)
+    block, lane = np.nonzero(new)
+    place = np.arange(len(block)) - np.concatenate([[0], np.cumsum(distinct)[:-1]])[block]
+    first_of[block, place] = lane
+    return distinct, first_of
+
+
+def _share(body: int, job: int, count: int) -> None:
+    """Calls the compiled body on so many threads of torch's own pool, or on Python's where that is not to be had."""
+    alone = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(body)
+    openmp = threads.openmp()
+    if count == 1:
+        alone(job)
+    elif openmp is None:
+        threads.python_threads(lambda thread, many: alone(job), count)
+    else:
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)(openmp[0])(
+            body, job, count, 0
+        )
+
+
+def _joined(parts: list[Sweep], back: np.ndarray) -> Sweep:
+    """Sweeps of different states as one, in the order of the runs."""
+
+    def joined(name: str, axis: int) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts], axis).take(back, axis)
+
+    ends = {name: joined(name, 0) for name in ("values", "points", "best", "bad_step", "bad_values")}
+    return Sweep(**ends, **{name: joined(name, 1) for name in ("recorded_values", "recorded_points")})
