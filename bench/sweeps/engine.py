@@ -16,11 +16,11 @@ import torch
 
 from bench.problems.function import Function
 from bench.sweeps import kernel
+from bench.sweeps.layout import LANES
 from optimizers.algorithm import ITEMS, Algorithm
 from optimizers.executors import threads
 from optimizers.optimizer import Optimizer
 
-WORD = {name: place for place, name in enumerate(kernel.JOB)}
 #: options that are not numbers of a run: they choose the code, so all runs share them
 SHARED = ("maximize", "amsgrad", "centered")
 
@@ -87,9 +87,9 @@ def sweep(
     columns |= {"lowest": _array(low, len(starts)), "highest": _array(high, len(starts))}
     parts = []
     for present, chosen in groups.items():
-        compiled, layout = kernel.compiled(cls.algorithm, present, function, dtype, bounds is not None)
-        rows = [columns[name][chosen] for name in layout.columns]
-        parts.append(_run(compiled, layout, np.stack([*rows, *starts[chosen].T]), steps, every))
+        code = Code(function, cls.algorithm, present, dtype)
+        rows = [columns[name][chosen] for name in [*code.step.columns, "highest", "lowest"]]
+        parts.append(_run(code, np.stack([*rows, *starts[chosen].T]), steps, every, bounds is not None))
     if len(parts) == 1:
         return parts[0]
     back = np.argsort(np.concatenate(list(groups.values())))
@@ -143,26 +143,43 @@ def _insist(cls: type, given: Mapping[str, np.ndarray], group: Mapping[str, Any]
             cls([torch.zeros(1)], **{key: whole})
 
 
-def _run(compiled: Any, layout: kernel.Layout, inputs: np.ndarray, steps: int, every: int) -> Sweep:
-    """One compiled sweep; `inputs` are the columns of the layout and the coordinates, one row each."""
-    lanes, runs = layout.lanes, inputs.shape[1]
-    # runs that share their powers lie together
-    shared = [inputs[i] for i, name in enumerate(layout.columns) if name in layout.split.depends]
-    varying = [row for row in shared if row.min() != row.max()]
-    order = np.lexsort(varying) if varying else None
-    blocks = -(-runs // lanes)
-    whole = np.empty((len(inputs), blocks * lanes))
-    whole[:, :runs] = inputs if order is None else inputs[:, order]
+class Code:
+    """The compiled pieces of one optimizer on one function."""
+
+    def __init__(self, function: Function, algorithm: Algorithm, present: tuple[bool, ...], real: str) -> None:
+        compiled, self.step = kernel.step(algorithm, present, real)
+        gradient, self.rows = kernel.evaluation(function, real)
+        self.dimension = function.dimension
+        self.body = kernel.loop(real).body.address
+        self.words = {
+            "evaluate": gradient.evaluate.address,
+            "begin": compiled.begin.address,
+            "powers": compiled.powers_of.address,
+            "step": compiled.step.address,
+            "dimension": self.dimension,
+            "columns": len(self.step.columns),
+        }
+
+
+def _run(code: Code, inputs: np.ndarray, steps: int, every: int, judged: bool) -> Sweep:
+    """One compiled sweep; `inputs` are the columns of the step, the bounds and the coordinates, one row each."""
+    runs, step = inputs.shape[1], code.step
+    shared = [i for i, name in enumerate(step.columns) if name in step.split.depends]
+    varying = [inputs[i] for i in shared if inputs[i].min() != inputs[i].max()]
+    order = np.lexsort(varying) if varying else np.arange(runs)  # runs that share their powers lie together
+    blocks = -(-runs // LANES)
+    whole = np.empty((len(inputs), blocks * LANES))
+    np.take(inputs, order, 1, out=whole[:, :runs])
     whole[:, runs:] = whole[:, runs - 1 : runs]
-    distinct, first_of = _distinct(whole, layout, blocks)
-    rows = len(kernel.JUDGED) + layout.dimension
-    outputs = np.empty((rows, blocks * lanes))
-    kept = steps // every + 1 if every else 0
-    records = np.empty((kept, layout.dimension + 1, blocks * lanes))
+    alone = bool(step.split.depends - {*step.columns, "step"})  # a power of what runs do not share
+    distinct, first_of = _distinct(whole[shared], blocks, alone)
+    outputs = np.empty((4 + code.dimension, blocks * LANES))
+    records = np.empty((steps // every + 1 if every else 0, 1 + code.dimension, blocks * LANES))
     count = max(1, min(threads.count(), blocks))
-    buffers = np.zeros((count, layout.words * lanes + 8))  # eight more: no cache line belongs to two
+    buffers = np.zeros((count, code.rows * LANES + 8))  # eight more: no cache line belongs to two
     words = np.zeros(len(kernel.JOB), np.int64)
     for name, value in {
+        **code.words,
         "blocks": blocks,
         "buffers": buffers.ctypes.data,
         "buffer_bytes": buffers.strides[0],
@@ -173,43 +190,30 @@ def _run(compiled: Any, layout: kernel.Layout, inputs: np.ndarray, steps: int, e
         "records": records.ctypes.data,
         "steps": steps,
         "every": every,
-        "runs": blocks * lanes,
+        "judged": judged,
+        "runs": blocks * LANES,
     }.items():
-        words[WORD[name]] = value
-    _share(compiled.openmp_body.address, words.ctypes.data, count)
+        words[kernel.JOB.index(name)] = value
+    _share(code.body, words.ctypes.data, count)
     at = np.empty(runs, np.int64)
-    at[np.arange(runs) if order is None else order] = np.arange(runs)
+    at[order] = np.arange(runs)
     outputs, records = outputs[:, at], records[:, :, at]
-    value, best, bad_step, bad_value = outputs[: len(kernel.JUDGED)]
-    return Sweep(
-        value,
-        outputs[len(kernel.JUDGED) :].T,
-        best,
-        bad_step.astype(np.int64),
-        bad_value,
-        records[:, 0],
-        records[:, 1:].transpose(0, 2, 1),
-    )
+    value, best, bad_step, bad_value = outputs[:4]
+    points = records[:, 1:].transpose(0, 2, 1)
+    return Sweep(value, outputs[4:].T, best, bad_step.astype(np.int64), bad_value, records[:, 0], points)
 
 
-def _distinct(whole: np.ndarray, layout: kernel.Layout, blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each block how many settings of the powers it has, and the first lane of each."""
-    lanes = layout.lanes
-    shared = [i for i, name in enumerate(layout.columns) if name in layout.split.depends]
-    new = np.zeros((blocks, lanes), bool)
+def _distinct(shared: np.ndarray, blocks: int, alone: bool) -> tuple[np.ndarray, np.ndarray]:
+    """For each block how many settings of the `shared` columns it has, and the first lane of each."""
+    new = np.full((blocks, LANES), alone)
     new[:, 0] = True
-    for i in shared:
-        row = whole[i].reshape(blocks, lanes)
+    for row in shared.reshape(len(shared), blocks, LANES):
         new[:, 1:] |= row[:, 1:] != row[:, :-1]
-    if not set(layout.algorithm.scalars) - {"step"} and set(layout.split.depends) <= {*layout.columns, "step"}:
-        pass
-    elif set(layout.split.depends) - {*layout.columns, "step"}:
-        new[:] = True  # a power of what runs do not share
     distinct = new.sum(1).astype(np.int64)
-    first_of = np.zeros((blocks, lanes), np.int64)
+    first_of = np.zeros((blocks, LANES), np.int64)
     block, lane = np.nonzero(new)
-    place = np.arange(len(block)) - np.concatenate([[0], np.cumsum(distinct)[:-1]])[block]
-    first_of[block, place] = lane
+    before = np.cumsum(distinct) - distinct
+    first_of[block, np.arange(len(block)) - before[block]] = lane
     return distinct, first_of
 
 

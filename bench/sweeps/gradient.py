@@ -7,12 +7,13 @@ for the derivative of a term).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
 import sympy
 
-from bench.sweeps.trace import Repeated, Trace, coordinate, parse
+from bench.sweeps import layout
+from bench.sweeps.layout import HEAD, STRIDE, indented, over_lanes
+from bench.sweeps.trace import Repeated, Trace, coordinate, number, parse
 
 #: up to so many coordinates a function is written out
 WRITTEN_OUT = 4
@@ -30,7 +31,9 @@ class Writer:
 
     def write(self, expressions: Sequence[sympy.Expr]) -> list[str]:
         """Assigns what several expressions share to temporaries; the text of each expression."""
-        shared, reduced = sympy.cse(list(expressions), symbols=(sympy.Symbol(f"c{self.count}_{k}") for k in range(9999)))
+        shared, reduced = sympy.cse(
+            list(expressions), symbols=(sympy.Symbol(f"c{self.count}_{k}") for k in range(9999))
+        )
         self.count += 1
         for symbol, expression in shared:
             self.lines.append(f"{symbol} = {self.text(expression)}")
@@ -95,50 +98,49 @@ def written_out(trace: Trace, real: str) -> list[str]:
     return [*writer.lines, f"return {', '.join(f'{real}({text})' for text in texts)}"]
 
 
-@dataclass
 class Loops:
-    """Code over rows of lanes. `rows` names the rows it needs beside ``x`` and ``g``, with how many of each."""
+    """A function's gradient over rows of lanes; `first` is the first row that is free for it, `end` the first after."""
 
-    trace: Trace
-    real: str
-    get: Callable[[str, str], str]  # (rows, index) -> text
-    put: Callable[[str, str, str], str]  # (rows, index, value) -> statement
-    rows: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for one in self.trace.repeated:
-            if any(other.symbol in one.term.free_symbols for other in self.trace.repeated):
-                raise TypeError("a sum inside the terms of another sum is not taken in more than four dimensions")
-            self.rows |= {str(one.symbol): 1, f"by_{one.symbol}": 1}
+    def __init__(self, trace: Trace, real: str, first: int) -> None:
+        self.trace, self.real = trace, real
+        self.row: dict[str, tuple[int, int]] = {"x": (HEAD, STRIDE), "g": (HEAD + 1, STRIDE)}
+        self.end = first
+        for one in trace.repeated:
+            if any(other.symbol in one.term.free_symbols for other in trace.repeated):
+                raise TypeError(f"in more than {WRITTEN_OUT} dimensions no sum may stand in the terms of another sum")
+            rows = {one.name: 1, f"by_{one.name}": 1}
             if one.kind == "prod":
-                self.rows |= {f"before_{one.symbol}": one.length, f"after_{one.symbol}": 1}
+                rows |= {f"before_{one.name}": one.length, f"after_{one.name}": 1}
+            for name, count in rows.items():
+                self.row[name] = self.end, 1
+                self.end += count
+
+    def get(self, name: str, index: str = "") -> str:
+        row, stride = self.row[name]
+        return layout.get(self.real, row, index, stride)
+
+    def put(self, name: str, value: str, index: str = "") -> str:
+        row, stride = self.row[name]
+        return layout.put(self.real, row, value, index, stride)
 
     def source(self) -> list[str]:
-        """The statements that write the rows ``value`` and ``g``."""
-        lines = self._lanes([self.put(str(one.symbol), "0", self._real(one.kind == "prod")) for one in self._all()])
+        """The statements that write the row ``value`` and the gradient."""
+        repeated, real = self.trace.repeated, self.real
+        lines = over_lanes([self.put(one.name, f"{real}({int(one.kind == 'prod')})") for one in repeated])
         for alike in self._by_length():
-            lines += [f"for i in range({alike[0].length}):", *_indented(self._lanes(self._forward(alike)))]
-        lines += [f"for i in range({self.trace.dimension}):", *_indented(self._lanes([self.put("g", "i", self._real(0))]))]
-        lines += self._lanes(self._outer())
+            lines += [f"for i in range({alike[0].length}):", *indented(over_lanes(self._forward(alike)))]
+        zero = over_lanes([self.put("g", f"{real}(0)", "i")])
+        lines += [f"for i in range({self.trace.dimension}):", *indented(zero)]
+        lines += over_lanes(self._outer())
         for alike in self._by_length():
             backwards = f"for i in range({alike[0].length - 1}, -1, -1):"
-            lines += [backwards, *_indented(self._lanes(self._backward(alike)))]
+            lines += [backwards, *indented(over_lanes(self._backward(alike)))]
         return lines
-
-    def _all(self) -> list[Repeated]:
-        return self.trace.repeated
 
     def _by_length(self) -> list[list[Repeated]]:
         """What is repeated equally often shares a loop."""
-        lengths = dict.fromkeys(one.length for one in self._all())
-        return [[one for one in self._all() if one.length == length] for length in lengths]
-
-    def _real(self, number: float) -> str:
-        return f"{self.real}({float(number)})"
-
-    @staticmethod
-    def _lanes(lines: list[str]) -> list[str]:
-        return ["for l in range(LANES):", *_indented(lines)] if lines else []
+        lengths = dict.fromkeys(one.length for one in self.trace.repeated)
+        return [[one for one in self.trace.repeated if one.length == length] for length in lengths]
 
     def _loads(self, expressions: Iterable[sympy.Expr]) -> list[str]:
         """Assigns every symbol of the expressions from its row or its table."""
@@ -148,68 +150,64 @@ class Loops:
     def _load(self, symbol: sympy.Symbol) -> str:
         place = parse(symbol)
         if place is None:
-            name = symbol.name
-            return self.get("x", name[2:]) if name.startswith("x_") else self.get(name, "0")
+            k = number(symbol)
+            return self.get(symbol.name) if k is None else self.get("x", str(k))
         table, offset = place
-        index = f"(i + {offset})" if offset else "i"
-        return self.get("x", index) if table == "x" else f"{table.upper()}[{index}]"
+        return self.get("x", _index(offset)) if table == "x" else f"{table.upper()}[{_index(offset)}]"
 
     def _forward(self, alike: list[Repeated]) -> list[str]:
+        """Adds the terms of index i to the sums, and multiplies the products."""
         writer = Writer(self.real)
         texts = writer.write([one.term for one in alike])
         lines = [*self._loads(one.term for one in alike), *writer.lines]
         for one, text in zip(alike, texts, strict=True):
-            name = str(one.symbol)
+            sign = "+" if one.kind == "sum" else "*"
             if one.kind == "prod":
-                lines.append(self.put(f"before_{name}", "i", self.get(name, "0")))
-            lines.append(self.put(name, "0", f"{self.get(name, '0')} {'*' if one.kind == 'prod' else '+'} {text}"))
+                lines.append(self.put(f"before_{one.name}", self.get(one.name), "i"))
+            lines.append(self.put(one.name, f"{self.get(one.name)} {sign} {text}"))
         return lines
 
     def _outer(self) -> list[str]:
         """The value, its derivatives by each sum and product, and those by single coordinates."""
-        value = self.trace.value
-        singles = sorted((s for s in value.free_symbols if s.name.startswith("x_")), key=lambda s: int(s.name[2:]))
-        by = [sympy.diff(value, symbol) for symbol in [*(one.symbol for one in self._all()), *singles]]
+        value, repeated = self.trace.value, self.trace.repeated
+        singles = {symbol: k for symbol in value.free_symbols if (k := number(symbol)) is not None}
+        by = [sympy.diff(value, symbol) for symbol in [*(one.symbol for one in repeated), *singles]]
         writer = Writer(self.real)
-        texts = [f"{self.real}({text})" for text in writer.write([value, *by])]
-        rows = [("value", "0"), *((f"by_{one.symbol}", "0") for one in self._all()), *(("g", s.name[2:]) for s in singles)]
+        text, *texts = (f"{self.real}({text})" for text in writer.write([value, *by]))
         lines = [*self._loads([value, *by]), *writer.lines]
-        lines += [self.put(name, index, text) for (name, index), text in zip(rows, texts, strict=True)]
-        return lines + [
-            self.put(f"after_{one.symbol}", "0", self.get(f"by_{one.symbol}", "0"))
-            for one in self._all()
-            if one.kind == "prod"
-        ]
+        lines.append(layout.put_double(layout.common("value"), f"float64({text})"))
+        rows = [(f"by_{one.name}", "") for one in repeated] + [("g", str(k)) for k in singles.values()]
+        lines += [self.put(name, text, index) for (name, index), text in zip(rows, texts, strict=True)]
+        products = (one for one in repeated if one.kind == "prod")
+        return lines + [self.put(f"after_{one.name}", self.get(f"by_{one.name}")) for one in products]
 
     def _backward(self, alike: list[Repeated]) -> list[str]:
-        """Adds to the gradient what the terms of index i owe to their coordinates."""
+        """Adds what the terms of index i owe to their coordinates to the gradient.
+
+        The derivative of a product by one factor is that of the factors before times those after.
+        """
         owed: dict[int, list[sympy.Expr]] = {}
-        loads, after = [], []
+        lines = self._loads(one.term for one in alike)
         for one in alike:
-            factor = sympy.Symbol(f"factor_{one.symbol}", real=True)
+            factor = sympy.Symbol(f"factor_{one.name}", real=True)
+            text = self.get(f"by_{one.name}")
             if one.kind == "prod":
-                before, rest = self.get(f"before_{one.symbol}", "i"), self.get(f"after_{one.symbol}", "0")
-                loads.append(f"{factor} = {before} * {rest}")
-                after.append(one)
-            else:
-                loads.append(f"{factor} = {self.get(f'by_{one.symbol}', '0')}")
+                text = f"{self.get(f'before_{one.name}', 'i')} * {self.get(f'after_{one.name}')}"
+            lines.append(f"{factor} = {text}")
             for symbol in one.term.free_symbols:
                 place = parse(symbol)
                 if place and place[0] == "x":
                     owed.setdefault(place[1], []).append(factor * sympy.diff(one.term, symbol))
-        offsets = sorted(owed)
-        sums = [sympy.Add(*owed[offset]) for offset in offsets]
+        products = [one for one in alike if one.kind == "prod"]
         writer = Writer(self.real)
-        texts = writer.write([*sums, *[one.term for one in after]])
-        known = [e.xreplace({s: sympy.Integer(1) for s in e.free_symbols if s.name.startswith("factor_")}) for e in sums]
-        lines = [*self._loads([*known, *[e for e in (one.term for one in alike)]]), *loads, *writer.lines]
-        for offset, text in zip(offsets, texts, strict=False):
-            index = f"(i + {offset})" if offset else "i"
-            lines.append(self.put("g", index, f"{self.get('g', index)} + {text}"))
-        for one, text in zip(after, texts[len(offsets) :], strict=True):
-            lines.append(self.put(f"after_{one.symbol}", "0", f"{self.get(f'after_{one.symbol}', '0')} * {text}"))
+        texts = writer.write([*(sympy.Add(*owed[offset]) for offset in owed), *(one.term for one in products)])
+        lines += writer.lines
+        for offset, text in zip(owed, texts, strict=False):
+            lines.append(self.put("g", f"{self.get('g', _index(offset))} + {text}", _index(offset)))
+        for one, text in zip(products, texts[len(owed) :], strict=True):
+            lines.append(self.put(f"after_{one.name}", f"{self.get(f'after_{one.name}')} * {text}"))
         return lines
 
 
-def _indented(lines: list[str]) -> list[str]:
-    return [f"    {line}" for line in lines]
+def _index(offset: int) -> str:
+    return f"(i + {offset})" if offset else "i"

@@ -36,6 +36,12 @@ def parse(symbol: sympy.Symbol) -> tuple[str, int] | None:
     return (table, int(offset.replace("m", "-"))) if found else None
 
 
+def number(symbol: sympy.Symbol) -> int | None:
+    """k of coordinate k; None for any other symbol."""
+    name, _, k = symbol.name.partition("_")
+    return int(k) if name == "x" and k.isdigit() else None
+
+
 class Vector:
     """One expression per coordinate: `term`, for i = 0 … length - 1."""
 
@@ -95,6 +101,10 @@ class Repeated:
     kind: str  # sum | prod
     term: sympy.Expr
     length: int
+
+    @property
+    def name(self) -> str:
+        return self.symbol.name
 
 
 @dataclass
