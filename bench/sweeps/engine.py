@@ -16,7 +16,7 @@ import torch
 
 from bench.problems.function import Function
 from bench.sweeps import kernel
-from bench.sweeps.layout import LANES
+from bench.sweeps.layout import COMMON, HEAD, LANES, PITCH, STRIDE
 from optimizers.algorithm import ITEMS, Algorithm
 from optimizers.executors import threads
 from optimizers.optimizer import Optimizer
@@ -96,6 +96,22 @@ def sweep(
     return _joined(parts, back)
 
 
+def evaluate(function: Function, points: np.ndarray, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:
+    """Values [runs] and gradients [runs, dimension] at `points` [runs, dimension], by the code a sweep runs."""
+    compiled, rows = kernel.evaluation(function, dtype)
+    call = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(compiled.evaluate.address)
+    buffer = np.zeros((rows, PITCH))
+    typed = buffer.view(dtype)[HEAD : HEAD + STRIDE * function.dimension, :LANES]
+    values, gradients = np.empty(len(points)), np.empty(points.shape)
+    for here in range(0, len(points), LANES):
+        part = points[here : here + LANES]
+        typed[::STRIDE, : len(part)] = part.T
+        call(buffer.ctypes.data)
+        values[here : here + LANES] = buffer[COMMON.index("value"), : len(part)]
+        gradients[here : here + LANES] = typed[1::STRIDE, : len(part)].T
+    return values, gradients
+
+
 def _array(value: Any, runs: int) -> np.ndarray:
     return np.broadcast_to(np.asarray(value, np.float64), (runs,))
 
@@ -110,7 +126,7 @@ def _columns(cls: type, options: Mapping[str, Any], runs: int) -> tuple[dict[str
     shared = {name: options.get(name, group.get(name, False)) for name in SHARED}
     defaults = dict(zip(cls.algorithm.hyper, cls.algorithm.hyper_values(group), strict=True))
     columns = {name: _array(options.get(name, defaults.get(name, group.get(name))), runs) for name in known}
-    _insist(cls, {name: columns[name] for name in options if name in columns}, group, shared)
+    _insist(cls, {name: columns[name] for name in options if name in columns}, group)
     columns["direction"] = _array(-1.0 if shared["maximize"] else 1.0, runs)
     switches = [slot.when for slot in cls.algorithm.slots.values()]
     there = np.stack(
@@ -128,19 +144,23 @@ def _columns(cls: type, options: Mapping[str, Any], runs: int) -> tuple[dict[str
     return columns, groups
 
 
-def _insist(cls: type, given: Mapping[str, np.ndarray], group: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
-    """Has the class itself refuse the least and the greatest of each option that is given."""
+def _insist(cls: type, given: Mapping[str, np.ndarray], group: Mapping[str, Any]) -> None:
+    """Has the class itself refuse options, at the least and at the greatest of each."""
     for name, values in given.items():
         if np.isnan(values).any():
-            raise ValueError(f"{name} is nan in {np.isnan(values).sum()} of the runs")
-        for value in {float(values.min()), float(values.max())}:
+            raise ValueError(f"{name} is nan in {np.isnan(values).sum()} of {len(values)} runs")
+    for extreme in (np.min, np.max):
+        options: dict[str, Any] = {}
+        for name, values in given.items():
             key, place = ITEMS.get(name, (name, None))
-            whole = value
+            value = float(extreme(values))
             if place is not None:
-                whole = tuple(value if i == place else x for i, x in enumerate(group[key]))
-            if isinstance(group[key], bool):
-                whole = bool(value)
-            cls([torch.zeros(1)], **{key: whole})
+                whole = list(options.get(key, group[key]))
+                whole[place] = value
+                options[key] = tuple(whole)
+            else:
+                options[key] = bool(value) if isinstance(group[key], bool) else value
+        cls([torch.zeros(1)], **options)
 
 
 class Code:
@@ -155,7 +175,8 @@ class Code:
             "evaluate": gradient.evaluate.address,
             "begin": compiled.begin.address,
             "powers": compiled.powers_of.address,
-            "step": compiled.step.address,
+            "coefficients": compiled.coefficients_of.address,
+            "rule": compiled.rule_of.address,
             "dimension": self.dimension,
             "columns": len(self.step.columns),
         }
@@ -176,7 +197,7 @@ def _run(code: Code, inputs: np.ndarray, steps: int, every: int, judged: bool) -
     outputs = np.empty((4 + code.dimension, blocks * LANES))
     records = np.empty((steps // every + 1 if every else 0, 1 + code.dimension, blocks * LANES))
     count = max(1, min(threads.count(), blocks))
-    buffers = np.zeros((count, code.rows * LANES + 8))  # eight more: no cache line belongs to two
+    buffers = np.zeros((count, code.rows * PITCH + 8))  # eight more: no cache line belongs to two
     words = np.zeros(len(kernel.JOB), np.int64)
     for name, value in {
         **code.words,

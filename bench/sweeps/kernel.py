@@ -9,9 +9,11 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from sympy.core.parameters import distribute
+
 from bench.problems.function import Function
 from bench.sweeps import gradient, layout, powers
-from bench.sweeps.layout import COMMON, HEAD, LANES, STRIDE, double, over_lanes, put_double
+from bench.sweeps.layout import COMMON, HEAD, LANES, PITCH, STRIDE, double, over_lanes, put_double
 from bench.sweeps.trace import trace
 from optimizers.algorithm import Algorithm
 from optimizers.executors import generate, numba_math
@@ -20,8 +22,11 @@ from optimizers.executors.sources import IMPORTS, definition
 #: what the words of a job hold
 JOB = (
     "next next_buffer blocks buffers buffer_bytes dimension columns inputs outputs distinct first_of "
-    "records steps every judged runs evaluate begin powers step"
+    "records steps every judged runs evaluate begin powers coefficients rule"
 ).split()
+
+#: a call that is not inlined keeps the loop around it from becoming vector instructions
+INLINE = "njit(**OPTIONS, forceinline=True)"
 
 BEGINNING = f"""{IMPORTS}
 import numpy as np
@@ -36,7 +41,8 @@ LOOP = """
 {WORDS}
 call = caller(types.void, types.intp)
 call_begin = caller(types.void, types.intp, types.intp)
-call_step = caller(types.void, types.intp, types.intp, types.float64)
+call_coefficients = caller(types.void, types.intp, types.float64)
+call_rule = caller(types.void, types.intp, types.intp)
 call_powers = caller(types.void, types.intp, types.intp, types.intp)
 
 
@@ -59,7 +65,7 @@ def begin(b, job, here):
     inputs, runs, columns = word(job, INPUTS), word(job, RUNS), word(job, COLUMNS)
     for c in range(columns):
         for l in range(LANES):
-            set_float64(b, ({common} + c) * LANES + l, get_float64(inputs, c * runs + here + l))
+            set_float64(b, ({common} + c) * {PITCH} + l, get_float64(inputs, c * runs + here + l))
     for l in range(LANES):
         set_float64(b, {highest} + l, get_float64(inputs, columns * runs + here + l))
         set_float64(b, {lowest} + l, get_float64(inputs, (columns + 1) * runs + here + l))
@@ -78,7 +84,7 @@ def copy(b, job, to, here, rows):
     runs = word(job, RUNS)
     for r in range(rows):
         for l in range(LANES):
-            set_float64(to, r * runs + here + l, get_float64(b, r * LANES + l))
+            set_float64(to, r * runs + here + l, get_float64(b, r * {PITCH} + l))
     for i in range(word(job, DIMENSION)):
         for l in range(LANES):
             set_float64(to, (rows + i) * runs + here + l, float64(get_{REAL}(b, {X} + l)))
@@ -109,7 +115,9 @@ def work(job):
             if judged:
                 judge(b, float64(t))
             call_powers(word(job, POWERS), (b, word(word(job, DISTINCT), block), word(job, FIRST_OF) + 8 * here))
-            call_step(word(job, STEP), (b, word(job, DIMENSION), float64(t == 0)))
+            call_coefficients(word(job, COEFFICIENTS), (b, float64(t == 0)))
+            for i in range(word(job, DIMENSION)):
+                call_rule(word(job, RULE), (b, b + i * {COORDINATE}))
         call(word(job, EVALUATE), (b,))
         if judged:
             judge(b, float64(steps))
@@ -126,9 +134,15 @@ def body(job):
 
 def loop_source(real: str) -> str:
     """The loop over blocks and steps, for coordinates of one type."""
-    size = LANES * (1 if real == "float64" else 2)
-    names = {name: str(row * LANES) for row, name in enumerate(COMMON)}
-    names |= {"REAL": real, "X": f"{HEAD * size} + i * {STRIDE * size}", "common": str(len(COMMON))}
+    size = PITCH * (1 if real == "float64" else 2)
+    names = {name: str(row * PITCH) for row, name in enumerate(COMMON)}
+    names |= {
+        "REAL": real,
+        "X": f"{HEAD * size} + i * {STRIDE * size}",
+        "common": str(len(COMMON)),
+        "PITCH": str(PITCH),
+        "COORDINATE": str(8 * STRIDE * PITCH),
+    }
     names["WORDS"] = "\n".join(f"{name.upper()} = {i}" for i, name in enumerate(JOB))
     text = LOOP
     for name, value in names.items():
@@ -155,16 +169,19 @@ class Step:
             raise TypeError(f"a sweep has no place for {len(rows)} numbers and {len(self.slots)} states")
 
     def source(self) -> str:
-        """The module with ``begin(b)``, ``powers_of(b, distinct, first_of)`` and ``step(b, dimension, first)``."""
+        """The module with ``begin(b)``, ``powers_of(b, distinct, first_of)``,
+        ``coefficients_of(b, first)`` and, for the coordinate whose rows begin at `at`, ``rule_of(b, at)``.
+        """
         parts = [BEGINNING]
         for text in (self.split.powers, self.split.coefficients):
-            parts += ["@njit(error_model='numpy')", text]
-        parts += ["@njit(**OPTIONS)", definition(self.algorithm.rule, "rule")]
+            parts += ["@njit(error_model='numpy', forceinline=True)", text]
+        parts += [f"@{INLINE}", definition(self.algorithm.rule, "rule")]
         compiled = "cfunc('void({})', cache=True, **OPTIONS)".format
         parts += [
             layout.function("begin", "b, dimension", self._begin(), compiled("intp, intp")),
             layout.function("powers_of", "b, distinct, first_of", self._powers(), compiled("intp, intp, intp")),
-            layout.function("step", "b, dimension, first", self._step(), compiled("intp, intp, float64")),
+            layout.function("coefficients_of", "b, first", self._coefficients(), compiled("intp, float64")),
+            layout.function("rule_of", "b, at", self._rule(), compiled("intp, intp")),
         ]
         return "\n".join(parts)
 
@@ -201,29 +218,41 @@ class Step:
             lines.append(f"        {put_double(self.row[f'power_{k}'], 'power')}")
         return lines
 
-    def _step(self) -> list[str]:
-        real, outputs = self.real, self.algorithm.outputs
+    def _coefficients(self) -> list[str]:
+        """Advances the scalar state, and keeps the coefficients, rounded as the kernels of the library round them."""
         arguments = self._arguments("l", "first")
         arguments += [double(self.row[f"power_{k}"]) for k in range(self.split.count)]
         rounded = [put_double(self.row[n], f"stored_float32(answer[{i}])") for i, n in enumerate(self.scalars)]
         kept = [
-            layout.put(real, self.row[f"c_{name}"], f"{real}(answer[{len(self.scalars) + i}])")
-            for i, name in enumerate(outputs)
+            layout.put(self.real, self.row[f"c_{name}"], f"{self.real}(answer[{len(self.scalars) + i}])")
+            for i, name in enumerate(self.algorithm.outputs)
         ]
-        lines = over_lanes([f"answer = coefficients({', '.join(arguments)})", *rounded, *kept])
+        return over_lanes([f"answer = coefficients({', '.join(arguments)})", *rounded, *kept])
+
+    def _rule(self) -> list[str]:
+        """One coordinate. A loop over all of them around this one would keep it from becoming vector instructions:
+
+        the compiler asks once, ahead of such a loop, whether any row of one kind lies among those of another.
+        """
         slots = list(self.algorithm.slots)
         place = {name: HEAD + 2 + k for k, name in enumerate(self.slots)} | {"p": HEAD, "g": HEAD + 1}
-        values = [layout.get(real, place[n], "i", STRIDE) if n in place else "None" for n in ["p", "g", *slots]]
-        values += [layout.get(real, self.row[f"c_{name}"]) for name in outputs]
-        rule = [
-            f"{', '.join(f'{n}_new' for n in ['p', *slots])}, = rule({', '.join(values)})",
-            *(layout.put(real, place[n], f"{real}({n}_new)", "i", STRIDE) for n in ["p", *self.slots]),
-        ]
-        return [*lines, "for i in range(dimension):", *layout.indented(over_lanes(rule))]
+        values = [layout.get(self.real, place[n], base="at") if n in place else "None" for n in ["p", "g", *slots]]
+        values += [layout.get(self.real, self.row[f"c_{name}"]) for name in self.algorithm.outputs]
+        return over_lanes(
+            [
+                f"{', '.join(f'{n}_new' for n in ['p', *slots])}, = rule({', '.join(values)})",
+                *(layout.put(self.real, place[n], f"{self.real}({n}_new)", base="at") for n in ["p", *self.slots]),
+            ]
+        )
 
 
 def gradient_source(function: Function, real: str) -> tuple[str, int]:
     """The module with ``evaluate(b)``, which writes a block's values and gradients; and how many rows it takes."""
+    with distribute(False):  # 2π (x - s) stays that: 2π x - 2π s would lose digits
+        return _gradient_source(function, real)
+
+
+def _gradient_source(function: Function, real: str) -> tuple[str, int]:
     traced, dimension = trace(function), function.dimension
     tables = (f"{name.upper()} = np.array({list(values)}, np.{real})" for name, values in traced.tables.items())
     parts = [BEGINNING, *tables]
@@ -231,7 +260,7 @@ def gradient_source(function: Function, real: str) -> tuple[str, int]:
     value = layout.common("value")
     if dimension <= gradient.WRITTEN_OUT:
         names = ", ".join(f"x_{k}" for k in range(dimension))
-        parts.append(layout.function("objective", names, gradient.written_out(traced, real)))
+        parts.append(layout.function("objective", names, gradient.written_out(traced, real), INLINE))
         places = ", ".join(layout.x(real, str(k)) for k in range(dimension))
         lines = over_lanes(
             [

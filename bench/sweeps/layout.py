@@ -1,14 +1,16 @@
 """Where the numbers of a block of runs are: one buffer of rows, one lane of each row for each run.
 
-First rows that every sweep has, then what an optimizer's coefficients need, then for each coordinate its place, gradient
-and states, then what the function needs. All distances are literals: so the compiler sees that no row overlaps another,
-and makes vector instructions of the loops over lanes. And neither an optimizer's code depends on the function nor the
-function's on the optimizer, so each is compiled once.
+First rows that every sweep has, then what an optimizer's coefficients need, then for each coordinate its place,
+gradient and states, then what the function needs. All distances are literals: so the compiler sees that no row overlaps
+another, and makes vector instructions of the loops over lanes. And neither an optimizer's code depends on the function
+nor the function's on the optimizer, so each is compiled once.
 """
 
 from __future__ import annotations
 
 LANES = 128
+#: words from row to row: were they a power of two, all rows would meet in the same few sets of the cache
+PITCH = LANES + 8
 #: rows that every sweep has, float64 in every sweep
 COMMON = ("value", "best", "bad_step", "bad_value", "highest", "lowest")
 #: rows before those of the coordinates
@@ -19,24 +21,24 @@ STRIDE = 6
 
 def double(row: int, lane: str = "l") -> str:
     """A float64 of one lane."""
-    return f"get_float64(b, {row * LANES} + {lane})"
+    return f"get_float64(b, {row * PITCH} + {lane})"
 
 
 def put_double(row: int, value: str, lane: str = "l") -> str:
-    return f"set_float64(b, {row * LANES} + {lane}, {value})"
+    return f"set_float64(b, {row * PITCH} + {lane}, {value})"
 
 
-def get(real: str, row: int, index: str = "", stride: int = 1) -> str:
+def get(real: str, row: int, index: str = "", stride: int = 1, base: str = "b") -> str:
     """A number of the sweep's own type: that of row `row` + `index` × `stride`."""
-    return f"get_{real}(b, {_place(real, row, index, stride)})"
+    return f"get_{real}({base}, {_place(real, row, index, stride)})"
 
 
-def put(real: str, row: int, value: str, index: str = "", stride: int = 1) -> str:
-    return f"set_{real}(b, {_place(real, row, index, stride)}, {value})"
+def put(real: str, row: int, value: str, index: str = "", stride: int = 1, base: str = "b") -> str:
+    return f"set_{real}({base}, {_place(real, row, index, stride)}, {value})"
 
 
 def _place(real: str, row: int, index: str, stride: int) -> str:
-    lanes = LANES * (1 if real == "float64" else 2)  # rows of float32 are as far apart: half of each stays empty
+    lanes = PITCH * (1 if real == "float64" else 2)  # rows of float32 are as far apart: half of each stays empty
     if not index or index.isdigit():
         return f"{(row + int(index or 0) * stride) * lanes} + l"
     return f"{row * lanes} + {index} * {stride * lanes} + l"

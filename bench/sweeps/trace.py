@@ -114,7 +114,7 @@ class Trace:
     dimension: int
     repeated: list[Repeated] = field(default_factory=list)
     tables: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    value: sympy.Expr = sympy.Integer(0)
+    value: sympy.Expr = sympy.S.Zero
 
     def moved(self, term: sympy.Expr, by: int) -> sympy.Expr:
         """The term with `by` added to its index."""

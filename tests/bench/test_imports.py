@@ -23,6 +23,7 @@ LAYERS = [
     {"orthogonal", "runner"},
     {"reference"},
     {"workload", "in_training", "stream", "sweep", "timing", "loss_memory"},
+    {"sweeps"},
     {"oracle_lbfgs", "oracle_matrices"},
     {"contenders", "deviation", "environment", "noise", "options", "oracle", "pinning", "statistics", "tables"},
     {"losses"},
