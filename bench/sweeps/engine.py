@@ -58,6 +58,13 @@ def names(cls: type) -> list[str]:
     return [name for name in found if name not in SHARED]
 
 
+def default(name: str, group: Mapping[str, Any]) -> float:
+    """What an option is when it is not given; 0 for one that is off."""
+    key, place = ITEMS.get(name, (name, None))
+    value = group[key] if place is None else group[key][place]
+    return 0.0 if value is None else float(value)
+
+
 def sweep(
     function: Function,
     cls: type,

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"compare", "run"},
+    {"compare", "run", "hyper_map"},
     {"progress", "report"},
     {"page", "plan"},
     {"verdict"},
