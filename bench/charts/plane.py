@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
@@ -15,7 +16,7 @@ from bench.sweeps.plane import Plane, Scale
 
 #: gaps below this are rounding
 FLOOR = 1e-16
-DIVERGED = "#D9DCE0"
+DIVERGED = "#C6CAD0"
 #: light is good; every lightness occurs once, so that it can be read in grey
 COLOURS = "viridis_r"
 
@@ -34,9 +35,8 @@ def draw(figure: Figure, plane: Plane) -> None:
         interpolation="nearest",
         extent=(0.0, 1.0, 0.0, 1.0),
         norm=LogNorm(low, high if high > low else 10 * low),
-        cmap=COLOURS,
+        cmap=matplotlib.colormaps[COLOURS].with_extremes(bad=DIVERGED),
     )
-    axes.set_facecolor(DIVERGED)
     axes.grid(False)
     _ticks(axes, "x", plane)
     _ticks(axes, "y", plane)
@@ -70,10 +70,8 @@ def _round_values(scale: Scale, low: float, high: float) -> list[float]:
         powers = [10.0**k for k in range(first, last + 1, every)]
         return powers if len(powers) > 1 else [low, high]
     if scale is Scale.TO_ONE:
-        return [x for x in (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999) if low - 1e-12 <= x <= high + 1e-12] or [
-            low,
-            high,
-        ]
+        inside = [x for x in (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999) if low - 1e-12 <= x <= high + 1e-12]
+        return inside if len(inside) > 1 else [low, high]
     size = 10.0 ** math.floor(math.log10(high - low))
-    step = next(size * part for part in (0.2, 0.5, 1.0) if (high - low) / (size * part) <= 8)
+    step = next(size * part for part in (0.2, 0.5, 1.0, 2.0) if (high - low) / (size * part) <= 8)
     return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]

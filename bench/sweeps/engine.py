@@ -136,18 +136,14 @@ def _columns(cls: type, options: Mapping[str, Any], runs: int) -> tuple[dict[str
     _insist(cls, {name: columns[name] for name in options if name in columns}, group)
     columns["direction"] = _array(-1.0 if shared["maximize"] else 1.0, runs)
     switches = [slot.when for slot in cls.algorithm.slots.values()]
-    there = np.stack(
-        [
-            np.ones(runs, bool) if when is None else _array(shared.get(when, columns.get(when)), runs) != 0
-            for when in switches
-        ]
-        or [np.ones(runs, bool)]
-    )
-    kinds, kind = np.unique(there, axis=1, return_inverse=True)
-    kind = kind.reshape(-1)
-    groups = {}
-    for k in range(kinds.shape[1]):
-        groups[tuple(map(bool, kinds[: len(switches), k]))] = np.flatnonzero(kind == k)
+    code = np.zeros(runs, np.int64)  # bit i: whether slot i exists
+    for i, when in enumerate(switches):
+        there = True if when is None else _array(shared.get(when, columns.get(when)), runs) != 0
+        code |= np.where(there, 1 << i, 0)
+    groups = {
+        tuple(bool(kind >> i & 1) for i in range(len(switches))): np.flatnonzero(code == kind)
+        for kind in np.unique(code).tolist()
+    }
     return columns, groups
 
 
