@@ -41,6 +41,7 @@ from optimizers.executors import kernels
 NOISE = 0.05  # of the domain's width
 DIVERGED = 1e3  # times the initial gap
 JOINT_STEP_SECONDS = 80e-6  # measured, mean over functions and optimizers
+COMPILED_SECONDS = 0.07  # nearly all of it the compilation, shared by the cells of a first run
 EVALUATION_SECONDS = 100e-6  # of a run on its own
 
 # Why an optimizer does not race here.
@@ -84,7 +85,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
                 "seed": seed,
                 "dtype": "float64",
             },
-            expected_seconds=expected_seconds(budget, optimizer),
+            expected_seconds=expected_seconds(budget, optimizer, device),
         )
         for name in names
         if name in FUNCTIONS
@@ -92,13 +93,15 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
     ]
 
 
-def expected_seconds(budget: Budget, optimizer: str) -> float:
+def expected_seconds(budget: Budget, optimizer: str, device: str) -> float:
     takes = TRAITS[optimizer].takes
     if takes in ABSENT:
         return 0.01
     if takes is Takes.CLOSURE:  # most of its runs end early
         runs = budget.function_learning_rates * budget.function_seeds
         return runs * min(budget.function_steps, 200) * EVALUATION_SECONDS
+    if executor_of(optimizer, device) == COMPILED:
+        return COMPILED_SECONDS
     return budget.function_steps * JOINT_STEP_SECONDS
 
 
@@ -200,7 +203,9 @@ def descend_compiled(function: Function, optimizer: str, starts: Tensor, lrs: li
     found = engine.sweep(function, cls, options, points, steps, every=1)
     seconds = time.perf_counter() - begin
     kept = sweep.kept_steps(steps)
-    return Descent(torch.from_numpy(found.recorded_values), kept, torch.from_numpy(found.recorded_points[kept]), seconds)
+    return Descent(
+        torch.from_numpy(found.recorded_values), kept, torch.from_numpy(found.recorded_points[kept]), seconds
+    )
 
 
 def descend_by_closure(
