@@ -157,6 +157,15 @@ def test_best_and_bad_are_what_the_record_says():
     assert (found.bad_step[:2] == -1).all() and found.bad_step[3] > 0
 
 
+def test_what_comes_after_the_first_bad_step_does_not_count():
+    function = FUNCTIONS["booth"]
+    starts = np.array([function.start] * 2)
+    found = engine.sweep(function, optimizers.SGD, {"lr": 0.01}, starts, 30, bounds=(0.0, np.array([50.0, 200.0])))
+    assert found.values[0] < 50 and found.bad_step.tolist() == [0, -1]  # it starts at 104
+    assert found.best[0] == np.inf and found.bad_values[0] == 104
+    assert found.best[1] == found.values[1]
+
+
 def test_a_value_below_the_lower_bound_is_bad_too():
     function = FUNCTIONS["mccormick"]
     found = engine.sweep(function, optimizers.SGD, {"lr": 1.0}, np.array([[-9.0, -9.0]]), 10, bounds=(-2.0, 1e9))
