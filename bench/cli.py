@@ -99,6 +99,27 @@ def compare(
         raise typer.Exit(Exit.REGRESSION)
 
 
+@app.command("map")
+def hyper_map(
+    optimizer: Annotated[str, typer.Argument(help="Such as Adam.", show_default=False)],
+    problem: Annotated[str, typer.Argument(help="A test function, such as rosenbrock.", show_default=False)],
+    x: Annotated[str, typer.Option("--x", help="The hyper-parameter across.")] = "lr",
+    y: Annotated[str, typer.Option("--y", help="The one upwards.")] = "beta1",
+    size: Annotated[int, typer.Option("--size", help="Runs along each side.")] = 256,
+    steps: Annotated[int, typer.Option("--steps", help="Steps of each run.")] = 500,
+    x_range: Annotated[str | None, typer.Option("--x-range", help="LOW:HIGH; else around the default.")] = None,
+    y_range: Annotated[str | None, typer.Option("--y-range", help="The same upwards.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where the CSV file and the image go.")] = Path("results/maps"),
+) -> None:
+    """Draw where two hyper-parameters lead: one run from the start of a test function for each pair of values."""
+    from bench import hyper_map as maps
+
+    made = maps.make(optimizer, problem, x, y, size, steps, x_range, y_range)
+    print(maps.sentence(made))
+    for path in maps.write(made, problem, out):
+        print(path)
+
+
 @app.command("list")
 def list_names() -> None:
     """Show the names that --optimizer, --loss, --problem and --budget take."""

@@ -5,6 +5,10 @@ with one parameter group per learning rate. A step is then one batched gradient 
 exact for these optimizers, because each treats every parameter by itself; runs cannot disturb each other, not even with
 nan. So a run that diverges is simply stepped on, and what it did from its first bad step on is not counted.
 
+Where an optimizer steps each element by a rule of its own, all steps of all runs are one call of compiled code instead
+(`bench.sweeps`), which does what the class does to the last bits. The column `executor` says which it was: compiled,
+batched, or one run at a time.
+
 L-BFGS, which evaluates the loss itself and has one parameter group, makes its runs one after the other. The budget is
 the same number of gradients for everybody: what the others do in a step, L-BFGS does in an evaluation, however many of
 them its steps take. Without a line search, its default, each evaluation is at the next point of its path.
@@ -21,9 +25,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+import optimizers
 from bench import contenders, sweep
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
@@ -31,10 +37,12 @@ from bench.contenders import TRAITS, Takes
 from bench.problems.function import Function
 from bench.problems.functions import FUNCTIONS
 from bench.score import hits
+from optimizers.executors import kernels
 
 NOISE = 0.05  # of the domain's width
 DIVERGED = 1e3  # times the initial gap
 JOINT_STEP_SECONDS = 80e-6  # measured, mean over functions and optimizers
+COMPILED_SECONDS = 0.07  # nearly all of it the compilation, shared by the cells of a first run
 EVALUATION_SECONDS = 100e-6  # of a run on its own
 
 # Why an optimizer does not race here.
@@ -42,6 +50,8 @@ ABSENT = {
     Takes.MATRICES: "a point of a test function is a vector, and Muon steps matrices only",
     Takes.SPARSE: "the gradient of a test function is dense, and SparseAdam takes sparse ones only",
 }
+
+COMPILED, BATCHED, ALONE = "compiled", "batched", "one at a time"
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -76,7 +86,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
                 "seed": seed,
                 "dtype": "float64",
             },
-            expected_seconds=expected_seconds(budget, optimizer),
+            expected_seconds=expected_seconds(budget, optimizer, device),
         )
         for name in names
         if name in FUNCTIONS
@@ -84,13 +94,15 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
     ]
 
 
-def expected_seconds(budget: Budget, optimizer: str) -> float:
+def expected_seconds(budget: Budget, optimizer: str, device: str) -> float:
     takes = TRAITS[optimizer].takes
     if takes in ABSENT:
         return 0.01
     if takes is Takes.CLOSURE:  # most of its runs end early
         runs = budget.function_learning_rates * budget.function_seeds
         return runs * min(budget.function_steps, 200) * EVALUATION_SECONDS
+    if executor_of(optimizer, device) == COMPILED:
+        return COMPILED_SECONDS
     return budget.function_steps * JOINT_STEP_SECONDS
 
 
@@ -108,14 +120,20 @@ def run(cell: Cell) -> Outcome:
         dtype=torch.float64,
         device=cell.device,
     )
-    found = (descend_by_closure if takes is Takes.CLOSURE else descend)(
-        function,
-        lambda groups: contenders.build("ours", cell.optimizer, groups),
-        starts,
-        [base * multiple for multiple in multiples],
-        settings["steps"],
-    )
+    lrs = [base * multiple for multiple in multiples]
+    executor = executor_of(cell.optimizer, cell.device)
+    if executor == COMPILED:
+        found = descend_compiled(function, cell.optimizer, starts, lrs, settings["steps"])
+    else:
+        found = (descend_by_closure if executor == ALONE else descend)(
+            function,
+            lambda groups: contenders.build("ours", cell.optimizer, groups),
+            starts,
+            lrs,
+            settings["steps"],
+        )
     labels = {"function": function.name, "dimension": function.dimension, "optimizer": cell.optimizer}
+    labels["executor"] = executor
     rows = [
         {**labels, "device": cell.device, "lr": base * multiple, "lr_multiple": multiple, "seed": seed}
         | judge(function, found, place * len(starts) + seed)
@@ -124,6 +142,17 @@ def run(cell: Cell) -> Outcome:
     ]
     keep_curves(rows, function, found)
     return Outcome(rows=rows)
+
+
+def executor_of(optimizer: str, device: str) -> str:
+    """How the runs of a cell are made: the fastest way that is exact."""
+    if TRAITS[optimizer].takes is Takes.CLOSURE:
+        return ALONE
+    if device != "cpu" or isinstance(kernels.executor("cpu"), str):  # the latter says why there is no compiler
+        return BATCHED
+    from bench.sweeps import engine
+
+    return COMPILED if engine.elementwise(getattr(optimizers, optimizer)) else BATCHED
 
 
 def start(function: Function, run_seed: int, seed: int) -> list[float]:
@@ -162,6 +191,22 @@ def descend(function: Function, make_optimizer: MakeOptimizer, starts: Tensor, l
         losses.append(values)
     history = torch.stack(losses).cpu()  # waits for the device
     return Descent(history, kept, torch.stack(path).cpu(), time.perf_counter() - begin)
+
+
+def descend_compiled(function: Function, optimizer: str, starts: Tensor, lrs: list[float], steps: int) -> Descent:
+    """As `descend`, for an elementwise optimizer of ours."""
+    from bench.sweeps import engine
+
+    cls, points = getattr(optimizers, optimizer), starts.repeat(len(lrs), 1).numpy()
+    options = {"lr": np.repeat(lrs, len(starts))}
+    engine.sweep(function, cls, options, points, 0)  # untimed: it may compile
+    begin = time.perf_counter()
+    found = engine.sweep(function, cls, options, points, steps, every=1)
+    seconds = time.perf_counter() - begin
+    kept = sweep.kept_steps(steps)
+    return Descent(
+        torch.from_numpy(found.recorded_values), kept, torch.from_numpy(found.recorded_points[kept]), seconds
+    )
 
 
 def descend_by_closure(

@@ -70,5 +70,5 @@ def run(cell: Cell) -> Outcome:
     move = MOVES[cell.optimizer]
     found = functions_race.descend(function, lambda groups: Null(move, groups), starts, [lr], settings["steps"])
     labels = {"function": function.name, "dimension": function.dimension, "optimizer": cell.optimizer}
-    labels |= {"device": cell.device, "lr": lr, "lr_multiple": 1.0}
+    labels |= {"device": cell.device, "lr": lr, "lr_multiple": 1.0, "executor": functions_race.BATCHED}
     return Outcome(rows=[{**labels, "seed": seed, **functions_race.judge(function, found, seed)} for seed in seeds])

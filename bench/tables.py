@@ -63,7 +63,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "functions": (
         *("function", "dimension", "device", "optimizer", "lr", "lr_multiple", "seed", "steps", "status", "reason"),
         *("first_bad_step", "initial_loss", "final_loss", "best_loss", "minimum", "gap", "reference", "hits"),
-        *("evaluations", "seconds", "cell"),
+        *("evaluations", "seconds", "executor", "cell"),
     ),
     "networks": (
         *("network", "device", "optimizer", "lr", "lr_multiple", "seed", "step", "evaluations", "seconds"),

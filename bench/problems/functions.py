@@ -116,6 +116,27 @@ def dixon_price(x, m):
     return (x[0] - 1) ** 2 + m.sum(weight * (2 * x[1:] ** 2 - x[:-1]) ** 2)
 
 
+def matyas(x, m):
+    a, b = x
+    return 0.26 * (a**2 + b**2) - 0.48 * a * b
+
+
+def three_hump_camel(x, m):
+    a, b = x
+    a2 = a**2
+    return (2 - 1.05 * a2 + a2**2 / 6) * a2 + a * b + b**2
+
+
+def easom(x, m):
+    a, b = x
+    return -m.cos(a) * m.cos(b) * m.exp(-((a - math.pi) ** 2) - (b - math.pi) ** 2)
+
+
+def bohachevsky(x, m):
+    a, b = x
+    return a**2 + 2 * b**2 - 0.3 * m.cos(3 * math.pi * a) - 0.4 * m.cos(4 * math.pi * b) + 0.7
+
+
 MORE = "Moré, Garbow & Hillstrom, ACM TOMS 7(1), 1981 (start M)"
 JAMIL = "Jamil & Yang, arXiv 1308.4008, 2013; values recomputed"
 
@@ -375,6 +396,59 @@ FUNCTIONS: dict[str, Function] = {
             minimum=0.0,
             basin=0.0,
             source=f"Dixon & Price 1989; {JAMIL}",
+        ),
+        shifted(
+            Function(
+                name="matyas",
+                title="Matyas",
+                definition=matyas,
+                domain=((-10.0, 10.0),) * 2,
+                start=(5.0, -3.0),
+                minimisers=((0.0, 0.0),),
+                minimum=0.0,
+                basin=0.0,
+                source=JAMIL,
+            ),
+            by=(1.5, -0.5),
+        ),
+        shifted(
+            Function(
+                name="three-hump-camel",
+                title="Three-hump camel",
+                definition=three_hump_camel,
+                domain=((-5.0, 5.0),) * 2,
+                start=(-1.8, 1.2),
+                minimisers=((0.0, 0.0),),
+                minimum=0.0,
+                basin=0.2986384,
+                source=JAMIL,
+            ),
+            by=(0.5, -0.75),
+        ),
+        Function(
+            name="easom",
+            title="Easom",
+            definition=easom,
+            domain=((-100.0, 100.0),) * 2,
+            start=(2.0, 2.0),
+            minimisers=((math.pi, math.pi),),
+            minimum=-1.0,
+            basin=-1.0,
+            source=f"Easom 1990; {JAMIL}",
+        ),
+        shifted(
+            Function(
+                name="bohachevsky",
+                title="Bohachevsky 1",
+                definition=bohachevsky,
+                domain=((-100.0, 100.0),) * 2,
+                start=(1.0, 1.0),
+                minimisers=((0.0, 0.0),),
+                minimum=0.0,
+                basin=2.2874968,
+                source="Bohachevsky, Johnson & Stein 1986; values recomputed",
+            ),
+            by=(-0.6, 0.8),
         ),
     )
 }

@@ -92,7 +92,7 @@ def test_value_and_gradient_are_those_of_autograd(function):
     (expected,) = torch.autograd.grad(values.sum(), points)
     value, gradient = function.value_and_gradient(points)
     torch.testing.assert_close(value, values.detach(), rtol=1e-14, atol=1e-14)
-    scale = expected.abs().max()
+    scale = expected.abs().max().clamp_min(1e-300)  # on the plain of Easom all are 0
     torch.testing.assert_close(gradient / scale, expected / scale, rtol=0, atol=1e-14)
 
 

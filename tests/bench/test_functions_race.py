@@ -7,6 +7,7 @@ import json
 import math
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,6 +46,35 @@ def test_joint_sweep_equals_torch_one_run_at_a_time(optimizer):
         torch.testing.assert_close(joint.losses[:, run], expected, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(joint.points[-1, run], point, rtol=1e-10, atol=1e-10)
         assert losses[-1] != losses[0]
+
+
+@pytest.mark.parametrize("function", ["six-hump-camel", "ackley", "zakharov"])  # none of them chaotic at these rates
+@pytest.mark.parametrize("optimizer", [name for name in JOINT if name != "Adafactor"])
+def test_a_compiled_sweep_gives_the_rows_of_the_batched_one(optimizer, function, monkeypatch):
+    made = cell(function, optimizer, dataclasses.replace(SMALL, function_steps=25))
+    compiled = functions_race.run(made).rows
+    monkeypatch.setattr(functions_race, "executor_of", lambda optimizer, device: functions_race.BATCHED)
+    batched = functions_race.run(made).rows
+    assert {row.pop("executor") for row in compiled} == {"compiled"}
+    assert {row.pop("executor") for row in batched} == {"batched"}
+    for one, other in zip(compiled, batched, strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"seconds", "reason", "_losses", "_trace"}:
+            # the last bits of the gradients differ, and the steps make more of that
+            number = isinstance(other[name], float)
+            expected = pytest.approx(other[name], rel=1e-7, abs=1e-9, nan_ok=True) if number else other[name]
+            assert one[name] == expected, name
+        for name in one.keys() & {"_losses", "_trace"}:
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-6, atol=1e-9)
+
+
+def test_the_executor_is_the_fastest_that_is_exact(monkeypatch):
+    found = {name: functions_race.executor_of(name, "cpu") for name in (*JOINT, "LBFGS")}
+    assert found.pop("LBFGS") == "one at a time" and found.pop("Adafactor") == "batched"
+    assert set(found.values()) == {"compiled"} and len(found) >= 11
+    assert functions_race.executor_of("Adam", "cuda") == "batched"
+    monkeypatch.setattr(functions_race.kernels, "executor", lambda device: "numba is not installed")
+    assert functions_race.executor_of("Adam", "cpu") == "batched"
 
 
 def lbfgs(groups):
@@ -265,6 +295,7 @@ def test_evaluations_are_the_gradients_that_were_evaluated(monkeypatch):
     function_class, count = type(FUNCTIONS["booth"]), []
     real = function_class.value_and_gradient
     monkeypatch.setattr(function_class, "value_and_gradient", lambda *args: count.append(1) or real(*args))
+    monkeypatch.setattr(functions_race, "executor_of", lambda optimizer, device: functions_race.BATCHED)
     for function, status in (("ellipsoid", "diverged"), ("booth", "ok")):
         count.clear()
         rows = functions_race.run(cell(function, "SGD")).rows

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"compare", "run"},
+    {"compare", "run", "hyper_map"},
     {"progress", "report"},
     {"page", "plan"},
     {"verdict", "page_scores"},
@@ -32,6 +32,7 @@ LAYERS = [
     {"orthogonal", "runner"},
     {"reference"},
     {"workload", "in_training", "stream", "sweep", "timing", "loss_memory", "score"},
+    {"sweeps"},
     {"oracle_lbfgs", "oracle_matrices"},
     {"contenders", "deviation", "environment", "noise", "options", "oracle", "pinning", "statistics"},
     {"losses"},

@@ -1,10 +1,11 @@
-"""Exponentials and logarithms of compiled dialects against numpy's: samples, errors and special values."""
+"""Exponentials, logarithms and waves of compiled dialects against numpy's: samples, errors and special values."""
 
 from __future__ import annotations
 
 import numpy as np
 
-NAMES = ("exp", "exp_negative", "expm1", "log", "log1p", "log1p_unit", "tanh")
+EXPONENTIALS = ("exp", "exp_negative", "expm1", "log", "log1p", "log1p_unit", "tanh")
+WAVES = ("sin", "cos")
 
 
 def numpys(name):
@@ -17,7 +18,7 @@ def bounds(doc):
     return {
         row[0]: dict(zip((np.float32, np.float64), map(float, row[1:]), strict=True))
         for row in rows
-        if row and row[0] in NAMES
+        if row and row[0] in EXPONENTIALS + WAVES
     }
 
 
@@ -28,11 +29,15 @@ def samples(name, kind):
     wide = np.concatenate([rng.uniform(-edge, edge, 100_000), rng.uniform(-1, 1, 100_000)])
     magnitudes = 10.0 ** rng.uniform(-tiny, 1, 100_000)
     both = np.concatenate([wide, magnitudes, -magnitudes])
+    far = np.sign(both) * 10.0 ** rng.uniform(0, 8, both.size)
+    turns = np.arange(1, 200_000) * (np.pi / 2)  # the nearest numbers to the zeros of both
     large = np.exp(rng.uniform(-edge, edge, 100_000))
     values = {
         "exp_negative": -np.abs(both),
         "log1p_unit": [*rng.uniform(0, 1, 200_000), *magnitudes[magnitudes <= 1], 0.0, 1.0],
         "log": np.concatenate([large, rng.uniform(0.3, 3, 200_000)]),
+        "sin": np.concatenate([both, far, turns]),
+        "cos": np.concatenate([both, far, turns]),
         "log1p": [*large, *both[both > -1]],
     }
     return np.asarray(values.get(name, both)).astype(kind)
@@ -54,6 +59,8 @@ def special(name, kind):
     x = np.array([*x, high / 2, high * kind(0.8), high, -high], kind)
     if name == "exp_negative":
         return x[~(x > 0) & ~((x < -87.4) & (x > -800))]  # what would be below the normal numbers is 0
+    if name in WAVES:
+        return x[np.isnan(x) | np.isinf(x) | (np.abs(x) <= 1e8)]
     return np.array([np.nan, 0.0, low, 1.0], kind) if name == "log1p_unit" else x
 
 

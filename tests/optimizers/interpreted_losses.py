@@ -47,7 +47,7 @@ def applied(name, x):
 def functions():
     """The largest error of each function of the dialect, and the special values that are not as in C."""
     found = {}
-    for name in exponentials.NAMES:
+    for name in exponentials.EXPONENTIALS:
         for kind in (np.float32, np.float64):
             x, special = exponentials.samples(name, kind), exponentials.special(name, kind)
             wrong = exponentials.unlike_c(name, special, applied(name, special))

@@ -12,8 +12,9 @@ numba = pytest.importorskip("numba")
 from optimizers.executors import numba_math  # noqa: E402
 from optimizers.executors.numba_dialect import OPTIONS  # noqa: E402
 
-from .exponentials import NAMES, bounds, largest_error, samples, special, unlike_c  # noqa: E402
+from .exponentials import EXPONENTIALS, WAVES, bounds, largest_error, samples, special, unlike_c  # noqa: E402
 
+NAMES = (*EXPONENTIALS, *WAVES)
 BOUNDS = bounds(numba_math.__doc__)
 
 
@@ -64,4 +65,11 @@ def test_the_compiler_makes_vector_instructions_of_them(name):
     if "%rax" not in assembly:
         pytest.skip("the names of instructions are looked for in x86 assembly")
     assert re.search(r"v?mulps\s.*[xyz]mm", assembly)
-    assert not re.search(r"\bcall\w*\s+\S*(expf|logf|tanhf)", assembly)
+    assert not re.search(r"\bcall\w*\s+\S*(expf|logf|tanhf|sinf|cosf)", assembly)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_beyond_1e8_sine_and_cosine_are_nan_rather_than_wrong(name, kind):
+    assert np.isnan(results(name, np.array([1.1e8, -1.1e8, 1e30], kind))).all()
+    assert np.isfinite(results(name, np.array([0.9e8, -0.9e8], kind))).all()

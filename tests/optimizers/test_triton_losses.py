@@ -70,7 +70,7 @@ def test_mutants_do_not_pass(mutant, mutants):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", exponentials.NAMES)
+@pytest.mark.parametrize("name", exponentials.EXPONENTIALS)
 def test_functions_have_the_errors_that_are_stated_and_special_values_as_in_c(name, kind, functions):
     error, wrong = functions[f"{name} {kind}"]
     assert error <= BOUNDS[name][KINDS[kind]] + 0.05 and wrong == []

@@ -1,0 +1,278 @@
+"""A compiled sweep does, run for run, what the optimizer's class does alone; and its gradients are autograd's."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+import torch
+
+import optimizers
+from bench.contenders import TRAITS, Takes
+from bench.problems.function import Function
+from bench.problems.functions import FUNCTIONS
+from bench.sweeps import engine, kernel, layout, powers
+from bench.sweeps.trace import trace
+from optimizers.executors import threads
+
+ELEMENTWISE = [
+    name
+    for name, traits in TRAITS.items()
+    if traits.takes is Takes.TENSORS and engine.elementwise(getattr(optimizers, name))
+]
+#: beside the defaults, whatever adds a state or a term
+OPTIONS = {
+    "SGD": [{"momentum": 0.9}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}],
+    "Adam": [{"amsgrad": True, "weight_decay": 0.1}, {"maximize": True}],
+    "AdamW": [{"beta1": 0.5, "beta2": 0.9, "eps": 1e-3}],
+    "NAdam": [{"momentum_decay": 0.1, "beta1": 0.6}],
+    "Adagrad": [{"initial_accumulator_value": 0.5, "lr_decay": 0.1}],
+    "RMSprop": [{"momentum": 0.9, "centered": True}, {"alpha": 0.5}],
+    "Rprop": [{"etaminus": 0.3, "step_size_max": 0.05}],
+    "ASGD": [{"lambd": 0.1, "alpha": 0.5, "t0": 10.0}],
+}
+CASES = [(name, options) for name in ELEMENTWISE for options in [{}, *OPTIONS.get(name, [])]]
+#: written out, with sines, with loops, and with loops whose terms overlap
+SEVERAL = ["rosenbrock", "ackley", "wood", "rosenbrock-10d", "zakharov"]
+
+
+def somewhere(function: Function, count: int) -> np.ndarray:
+    low, high = np.array(function.domain).T
+    return low + np.random.default_rng(0).random((count, function.dimension)) * (high - low)
+
+
+def near_the_start(function: Function, count: int) -> np.ndarray:
+    return np.array(function.start) + np.random.default_rng(1).normal(0, 0.05, (count, function.dimension))
+
+
+def build(cls: type, point: torch.Tensor, options: dict) -> torch.optim.Optimizer:
+    """The class with options by the names that `coefficients` has for them."""
+    defaults = cls([torch.zeros(1)]).param_groups[0]
+    given: dict = {}
+    for name, value in options.items():
+        key, place = engine.ITEMS.get(name, (name, None))
+        if place is None:
+            given[key] = value
+        else:
+            whole = list(given.get(key, defaults[key]))
+            whole[place] = value
+            given[key] = tuple(whole)
+    return cls([point], **given)
+
+
+def alone(function: Function, cls: type, start: np.ndarray, options: dict, steps: int) -> np.ndarray:
+    """Every point of one run by the optimizer's class, [steps + 1, dimension]."""
+    point = torch.tensor(start)
+    optimizer = build(cls, point, options)
+    path = [point.numpy().copy()]
+    for _ in range(steps):
+        point.grad = torch.from_numpy(engine.evaluate(function, point.numpy()[None])[1][0])
+        optimizer.step()
+        path.append(point.numpy().copy())
+    return np.array(path)
+
+
+def test_there_are_enough():
+    assert len(ELEMENTWISE) >= 11
+    assert not engine.elementwise(optimizers.Muon) and not engine.elementwise(optimizers.Adafactor)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_values_and_gradients_are_those_of_autograd(function):
+    points = torch.tensor(somewhere(function, 200)).requires_grad_()
+    expected = function(points)
+    (slope,) = torch.autograd.grad(expected.sum(), points)
+    value, gradient = engine.evaluate(function, points.detach().numpy())
+    # both round every operation; terms of the size of the largest cancel, so what is lost is lost against that
+    np.testing.assert_allclose(value, expected.detach(), rtol=1e-13, atol=1e-14 * expected.abs().max().item())
+    np.testing.assert_allclose(gradient, slope, rtol=1e-13, atol=1e-14 * slope.abs().max().item())
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_float32_is_float32(name):
+    function = FUNCTIONS[name]
+    points = near_the_start(function, 10)
+    value, gradient = engine.evaluate(function, points, "float32")
+    expected, slope = engine.evaluate(function, points.astype(np.float32).astype(float))
+    assert 0 < np.abs(value / expected - 1).max() < 1e-5
+    assert 0 < np.abs(gradient - slope).max() < 1e-5 * np.abs(slope).max()
+
+
+@pytest.mark.parametrize("function", SEVERAL)
+@pytest.mark.parametrize(("optimizer", "options"), CASES)
+def test_each_run_is_what_the_class_does_alone(optimizer, options, function):
+    """To the bit for most, as gradient, coefficients and rule are the same arithmetic in the same order.
+
+    In a sum of two products a compiler may fuse either with the addition, and chooses otherwise for vectors than for
+    the one number of the class: one unit in the last place, of which the steps make a few.
+    """
+    function, cls, steps = FUNCTIONS[function], getattr(optimizers, optimizer), 25
+    starts = near_the_start(function, 4)
+    rates = np.array([1e-4, 1e-3, 1e-2, 1e-3])
+    found = engine.sweep(function, cls, {"lr": rates, **options}, starts, steps, every=1)
+    for run, start in enumerate(starts):
+        expected = alone(function, cls, start, {"lr": float(rates[run]), **options}, steps)
+        np.testing.assert_allclose(found.recorded_points[:, run], expected, rtol=1e-14, atol=1e-15)
+        np.testing.assert_array_equal(found.points[run], found.recorded_points[-1, run])
+    assert (found.points != starts).any()
+
+
+def test_runs_with_other_states_and_other_powers_keep_their_places():
+    """Runs are sorted, divided among kernels and padded on the way; each has to come back as itself."""
+    function, rng = FUNCTIONS["booth"], np.random.default_rng(2)
+    runs = 300
+    starts = somewhere(function, runs)
+    beta1 = rng.choice([0.0, 0.5, 0.9], runs)
+    rates = rng.uniform(1e-3, 1e-1, runs)
+    adam = engine.sweep(function, optimizers.Adam, {"lr": rates, "beta1": beta1}, starts, 20, every=7)
+    momentum = rng.choice([0.0, 0.5], runs)
+    rmsprop = engine.sweep(function, optimizers.RMSprop, {"lr": rates, "momentum": momentum}, starts, 20, every=7)
+    for run in range(0, runs, 23):
+        options = {"lr": float(rates[run]), "beta1": float(beta1[run])}
+        path = alone(function, optimizers.Adam, starts[run], options, 20)
+        np.testing.assert_array_equal(adam.points[run], path[-1])
+        np.testing.assert_array_equal(adam.recorded_points[:, run], path[::7])
+        options = {"lr": float(rates[run]), "momentum": float(momentum[run])}
+        path = alone(function, optimizers.RMSprop, starts[run], options, 20)
+        np.testing.assert_array_equal(rmsprop.points[run], path[-1])
+        np.testing.assert_array_equal(rmsprop.recorded_points[:, run], path[::7])
+    np.testing.assert_array_equal(adam.values, engine.evaluate(function, adam.points)[0])
+
+
+def test_best_and_bad_are_what_the_record_says():
+    function = FUNCTIONS["himmelblau"]
+    rates = np.array([1e-4, 1e-2, 0.2, 1.0])
+    starts = np.array([function.start] * 4) + 0.5
+    limit = 1e3
+    found = engine.sweep(function, optimizers.SGD, {"lr": rates}, starts, 30, every=1, bounds=(-1.0, limit))
+    for run in range(4):
+        values = found.recorded_values[:, run]
+        bad = np.flatnonzero(~(values <= limit))
+        assert found.bad_step[run] == (bad[0] if len(bad) else -1)
+        good = values[: bad[0]] if len(bad) else values
+        assert found.best[run] == good.min()
+        if len(bad):
+            np.testing.assert_array_equal(found.bad_values[run], values[bad[0]])
+    assert (found.bad_step[:2] == -1).all() and found.bad_step[3] > 0
+
+
+def test_what_comes_after_the_first_bad_step_does_not_count():
+    function = FUNCTIONS["booth"]
+    starts = np.array([function.start] * 2)
+    found = engine.sweep(function, optimizers.SGD, {"lr": 0.01}, starts, 30, bounds=(0.0, np.array([50.0, 200.0])))
+    assert found.values[0] < 50 and found.bad_step.tolist() == [0, -1]  # it starts at 104
+    assert found.best[0] == np.inf and found.bad_values[0] == 104
+    assert found.best[1] == found.values[1]
+
+
+def test_a_value_below_the_lower_bound_is_bad_too():
+    function = FUNCTIONS["mccormick"]
+    found = engine.sweep(function, optimizers.SGD, {"lr": 1.0}, np.array([[-9.0, -9.0]]), 10, bounds=(-2.0, 1e9))
+    assert found.bad_step[0] >= 0 and found.bad_values[0] < -2.0
+
+
+def test_records_are_every_kth_step():
+    function = FUNCTIONS["booth"]
+    dense = engine.sweep(function, optimizers.Adam, {}, near_the_start(function, 3), 20, every=1)
+    thin = engine.sweep(function, optimizers.Adam, {}, near_the_start(function, 3), 20, every=6)
+    none = engine.sweep(function, optimizers.Adam, {}, near_the_start(function, 3), 20)
+    np.testing.assert_array_equal(thin.recorded_values, dense.recorded_values[::6])
+    np.testing.assert_array_equal(thin.recorded_points, dense.recorded_points[::6])
+    assert none.recorded_values.shape == (0, 3) and np.array_equal(none.points, dense.points)
+
+
+@pytest.mark.parametrize("route", ["openmp", "python"])
+def test_threads_change_nothing(monkeypatch, route):
+    function = FUNCTIONS["rosenbrock"]
+    rates = np.logspace(-4, -1, 1000)
+    starts = near_the_start(function, 1000)
+    one = engine.sweep(function, optimizers.Adam, {"lr": rates}, starts, 15)
+    monkeypatch.setattr(threads, "count", lambda: 3)
+    if route == "python":
+        monkeypatch.setattr(threads, "openmp", lambda: None)
+    elif threads.openmp() is None:
+        pytest.skip("torch's OpenMP is not to be found here")
+    several = engine.sweep(function, optimizers.Adam, {"lr": rates}, starts, 15)
+    np.testing.assert_array_equal(several.points, one.points)
+
+
+def test_runs_that_diverge_disturb_nobody():
+    function = FUNCTIONS["wood"]
+    starts = np.array([function.start] * 3)
+    found = engine.sweep(function, optimizers.SGD, {"lr": np.array([1.0, 1e-5, 10.0])}, starts, 50)
+    assert np.array_equal(np.isfinite(found.values), [False, True, False])
+    one = engine.sweep(function, optimizers.SGD, {"lr": 1e-5}, starts[:1], 50)
+    np.testing.assert_array_equal(found.points[1], one.points[0])
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_powers_and_the_rest_are_the_coefficients(name):
+    algorithm = getattr(optimizers, name).algorithm
+    split = powers.split(algorithm)
+    assert "**" not in split.coefficients
+    space: dict = dict(vars(__import__("optimizers.dialect", fromlist=["dialect"])))
+    exec(f"{split.powers}\n{split.coefficients}", space)
+    values = {argument: 0.1 + 0.05 * i for i, argument in enumerate(algorithm.inputs)} | {"stored": float, "step": 3.0}
+    values = {argument: values[argument] for argument in algorithm.inputs}
+    expected = algorithm.coefficients(**values)
+    assert space["coefficients"](*values.values(), *space["powers"](*values.values())) == expected
+
+
+def test_adams_powers_depend_on_its_betas_and_nadams_on_its_decay_too():
+    assert powers.split(optimizers.Adam.algorithm).depends == {"step", "beta1", "beta2"}
+    assert powers.split(optimizers.NAdam.algorithm).depends == {"step", "beta2", "momentum_decay"}
+    assert powers.split(optimizers.SGD.algorithm).count == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "starts", "words"),
+    [
+        ({"beta3": 0.1}, [[0.0, 0.0]], "no beta3"),
+        ({"lr": -1.0}, [[0.0, 0.0]], "learning rate"),
+        ({"lr": float("nan")}, [[0.0, 0.0]], "nan"),
+        ({"beta1": np.array([0.5, 1.5])}, [[0.0, 0.0]] * 2, "beta"),
+        ({}, [[0.0]], "2 dimensions"),
+        ({}, np.zeros((0, 2)), "2 dimensions"),
+    ],
+)
+def test_wrong_input_is_refused(options, starts, words):
+    with pytest.raises(ValueError, match=words):
+        engine.sweep(FUNCTIONS["booth"], optimizers.Adam, options, np.array(starts), 5)
+
+
+def test_definitions_are_traced_with_their_sums_kept():
+    traced = trace(FUNCTIONS["rosenbrock-10d"])
+    assert [(one.kind, one.length) for one in traced.repeated] == [("sum", 9)]
+
+
+def test_products_in_loops():
+    """Griewank's product by factors before and after, also where a factor is 0."""
+    wide = Function(
+        name="product",
+        title="",
+        definition=lambda x, m: m.prod(x) + m.sum(x[1:] * x[:-1]) + x[0] * x[-1],
+        domain=((-1.0, 1.0),) * 7,
+        start=(0.5,) * 7,
+        minimisers=((0.0,) * 7,),
+        minimum=0.0,
+        basin=0.0,
+        source="",
+    )
+    points = somewhere(wide, 5)
+    points[0, 3] = 0.0
+    leaf = torch.tensor(points).requires_grad_()
+    (slope,) = torch.autograd.grad(wide(leaf).sum(), leaf)
+    value, gradient = engine.evaluate(wide, points)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(value, wide(torch.tensor(points)), rtol=1e-13, atol=1e-15)
+
+
+def test_rows_are_apart():
+    """No row of the layout reaches into the next one, and every optimizer has place."""
+    assert layout.PITCH >= layout.LANES
+    for name in ELEMENTWISE:
+        algorithm = getattr(optimizers, name).algorithm
+        made = kernel.Step(algorithm, (True,) * len(algorithm.slots), "float64")
+        assert max(made.row.values()) < layout.HEAD and len(set(made.row.values())) == len(made.row)
+    assert ctypes.sizeof(ctypes.c_ssize_t) == 8
