@@ -97,7 +97,7 @@ FULL = Budget(
         *("mlp", "many-small", "many-medium", "resnet18", "one-big", "gpt2", "many-groups"),
         *("matrices-400x32", "matrices-200x64", "matrices-100x256", "embedding", "vector-100k"),
     ),
-    cell_seconds=6.0,
+    cell_seconds=4.0,
     function_names=None,
     function_steps=5000,
     function_learning_rates=15,

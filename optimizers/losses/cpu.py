@@ -85,7 +85,7 @@ def backward(
 
 def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     """A gradient for an upstream gradient of 1, made one for another in place."""
-    return gradient if upstream.item() == 1 else gradient.mul_(upstream)
+    return gradient.mul_(upstream)
 
 
 def _outs(like: Tensor, wanted: tuple[bool, ...]) -> Outs:

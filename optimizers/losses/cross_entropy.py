@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from .fused import DEVICES, REDUCTIONS, beside, by_kernel, on, unwatched
 
-#: below this many logits torch's own chain of passes takes less time than the calls around a kernel
-SMALL = 8192
+#: below this many logits in fewer than so many rows torch's own chain of passes takes less time than the calls around a
+#: kernel: its loop over rows is the slowest part of it
+SMALL, FEW = 65_536, 256
 
 
 def cross_entropy(
@@ -38,7 +39,7 @@ def cross_entropy(
     if check_targets:
         _check_targets(input, target, ignore_index)
     if (
-        input.numel() >= SMALL
+        (input.numel() >= SMALL or target.numel() >= FEW)
         and size_average is None
         and reduce is None
         and reduction in REDUCTIONS

@@ -7,6 +7,7 @@ gradients that are wanted, and the plain torch that everything else falls back t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from .fused import DEVICES, REDUCTIONS, alike, beside, by_kernel, on, unwatched
 
 #: below this many elements the calls around a kernel take longer than the passes it saves, of torch's own losses and of
 #: those that torch does not have
-SMALL, SMALL_ALONE = 65_536, 4096
+SMALL, SMALL_ALONE = 32_768, 512
 
 
 #: a reduction, and the constants of a loss
@@ -47,6 +48,11 @@ class Elementwise:
         """For each tensor the derivative with respect to it."""
         return self.slope, *self.others
 
+    @functools.cached_property
+    def fits(self) -> tuple[Callable[[Tensor, Any], bool], ...]:
+        """For each tensor after the first what says whether a kernel may read it."""
+        return tuple(beside if slope is None else alike for slope in self.others)
+
     def plain(self, tensors: Sequence[Tensor], options: Options) -> Tensor:
         """The loss in plain torch; half types are worked in float32 and rounded once."""
         reduction, constants = options
@@ -64,8 +70,9 @@ class Elementwise:
         """Whether a kernel may read all tensors element by element, and nothing watches what is computed."""
         if not unwatched(input, DEVICES):
             return False
-        fits = [beside if slope is None else alike for slope in self.others]
-        return all(fit(input, other) for fit, other in zip(fits, _tuple(others), strict=True))
+        if type(others) is not tuple:
+            return self.fits[0](input, others)
+        return all(fit(input, other) for fit, other in zip(self.fits, others, strict=True))
 
     def by_kernel(
         self,

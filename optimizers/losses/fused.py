@@ -95,7 +95,7 @@ class _Fused(torch.autograd.Function):
             gradients = [next(found) if w else None for w in wanted]
         elif gradients is None:
             gradients = ctx.kernel.backward(ctx.saved_tensors, ctx.options, ctx.needs_input_grad[2:], upstream)
-        else:
+        elif not (upstream.is_cpu and upstream.item() == 1):  # a GPU is not waited for
             scaled = on(upstream.device).scaled
             gradients = [None if gradient is None else scaled(gradient, upstream) for gradient in gradients]
         return None, None, *gradients
