@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from bench.budgets import SMOKE
-from bench.contenders import OPTIMIZERS, TRAITS
+from bench.contenders import NULLS, OPTIMIZERS, TRAITS
 from bench.tables import TABLES, subject
 
 ROOT = Path(__file__).parent.parent.parent
@@ -23,6 +23,7 @@ def test_a_smoke_run_has_every_optimizer_in_every_table(tmp_path):
     tables = {name: pd.read_csv(folder / f"{name}.csv") for name in TABLES.values()}
     for name, table in tables.items():
         whom = set(SMOKE.loss_names) if subject(name) == "loss" else set(OPTIMIZERS)
+        whom |= set(NULLS) if name == "functions" else set()
         assert set(table[subject(name)]) == (whom if name != "loss_time" else {"mse_loss"}), name
         assert table.loc[table["status"] != "ok", "reason"].notna().all(), name
     times = tables["step_time"]
@@ -31,7 +32,7 @@ def test_a_smoke_run_has_every_optimizer_in_every_table(tmp_path):
     checked = tables["parity"].query("contender == 'cpu' and status == 'ok'")
     assert set(checked["optimizer"]) == set(OPTIMIZERS)
     raced = tables["functions"].query("status != 'skipped'")["optimizer"].unique()
-    assert set(raced) == {
+    assert set(raced) == set(NULLS) | {
         name for name in OPTIMIZERS if TRAITS[name].takes not in ("matrices only", "sparse gradients only")
     }
     assert (folder / "charts" / "special.svg").exists()
