@@ -38,14 +38,18 @@ def orthogonalize(batch: Tensor, coefficients: Sequence[float], steps: int, eps:
     a, b, c = coefficients
     x = batch.float()
     x = (x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=eps)).bfloat16()
-    tall = x.size(1) > x.size(2)
+    tall, alone = x.size(1) > x.size(2), len(x) == 1
     if tall:
         x = x.mT
+    product, added = (torch.mm, torch.addmm) if alone else (torch.bmm, torch.baddbmm)
+    if alone:  # which takes less time than a batch of one
+        x = x[0]
     for _ in range(steps):
-        gram = torch.bmm(x, x.mT)
+        gram = product(x, x.mT)
         # torch 2.13 forgets an alpha of 0 in bfloat16
-        inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else gram * b
-        x = torch.baddbmm(x, inner, x, beta=a)
+        inner = added(gram, gram, gram, beta=b, alpha=c) if c else gram * b
+        x = added(x, inner, x, beta=a)
+    x = x[None] if alone else x
     return x.mT if tall else x
 
 
