@@ -118,11 +118,11 @@ def write(made: Plane, problem: str, out: Path) -> list[Path]:
 def sentence(made: Plane) -> str:
     """What the plane shows, in a line."""
     best = np.unravel_index(np.argmin(made.gaps), made.gaps.shape)
-    diverged = np.isinf(made.gaps).mean()
+    diverged = int(np.isinf(made.gaps).sum())
     runs = made.gaps.size
     place = ", ".join(f"{a.name} {a.values[i]:.3g}" for a, i in ((made.x, best[1]), (made.y, best[0])))
     return (
         f"{runs:,} runs of {made.steps:,} steps in {made.seconds:.2f} s "
-        f"({made.seconds / runs / made.steps * 1e9:.1f} ns a step); {diverged:.0%} diverged; "
+        f"({made.seconds / runs / made.steps * 1e9:.1f} ns a step); {diverged:,} diverged; "
         f"lowest gap {made.gaps.min():.2g} at {place}"
     )
