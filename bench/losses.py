@@ -7,7 +7,6 @@ made of ours.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -248,9 +247,3 @@ def tensors(loss: Loss, drawn: tuple[Array, Array], dtype: str, device: str) -> 
     input, target = (torch.from_numpy(values) for values in drawn)
     target = target.to(device, torch.int64 if loss.of_classes else kind, copy=True)
     return input.to(device, kind, copy=True).requires_grad_(), target
-
-
-def size_in_words(elements: int) -> str:
-    """``64 Ki``, ``4 Mi``."""
-    power = int(math.log2(elements)) // 10
-    return f"{elements / 1024**power:g} {('', 'Ki', 'Mi', 'Gi')[power]}".strip()
