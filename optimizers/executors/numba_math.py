@@ -94,7 +94,8 @@ def _polynomial(kind, coefficients):
 
 
 def _make(kind, integer, unsigned, bits_of, of_bits, mantissa, terms, ln2_bits):
-    """The functions in one precision; `mantissa` is its number of stored bits, `terms` those of the series."""
+    """The functions in one precision; `mantissa` is its number of stored bits, `terms` the polynomial
+    of the exponential and how many the other series have."""
     one, two, half, zero = kind(1), kind(2), kind(0.5), kind(0)
     magic = kind(1.5 * 2.0**mantissa)  # adding and taking it away rounds to a whole number
     ln2_high, ln2_low = _split(kind, ln2_bits)
@@ -108,7 +109,7 @@ def _make(kind, integer, unsigned, bits_of, of_bits, mantissa, terms, ln2_bits):
     mask = unsigned((1 << mantissa) - 1)
     lift, lifted = kind(2.0**mantissa), kind(mantissa)
     infinity, nan = kind(math.inf), kind(math.nan)
-    exponential = _polynomial(kind, [1 / math.factorial(k) for k in range(2, terms[0])])
+    exponential = _polynomial(kind, terms[0])
     artanh = _polynomial(kind, [2 / (2 * k + 3) for k in range(terms[1])])
     wide_artanh = _polynomial(kind, [2 / (2 * k + 3) for k in range(terms[2])])
     sine_series = _polynomial(kind, [(-1) ** (k + 1) / math.factorial(2 * k + 3) for k in range(terms[3])])
@@ -258,8 +259,13 @@ HALF_PI = _half_pi()
 TURN_MAGIC = 1.5 * 2.0**52  # adding and taking it away rounds to a whole number, which its last bits then hold
 FARTHEST = 1e8
 
-_SINGLE = _make(np.float32, int32, uint32, bits_of_float32, float32_of_bits, 23, (8, 5, 7, 4), 14)
-_DOUBLE = _make(np.float64, int64, uint64, bits_of_float64, float64_of_bits, 52, (15, 12, 17, 8), 32)
+#: (e^r - 1 - r) / r² for |r| <= ln 2 / 2. In float32 by the exchange algorithm of Remez, for the relative error of e^r:
+#: 3.1e-9, where the series, one term longer, has 5e-9
+_EXPONENTIAL = [0.4999999341250157, 0.16666520107819590, 0.04166839421089387, 0.00836878041118365, 0.00138144670593266]
+_SERIES = [1 / math.factorial(k) for k in range(2, 15)]
+
+_SINGLE = _make(np.float32, int32, uint32, bits_of_float32, float32_of_bits, 23, (_EXPONENTIAL, 5, 7, 4), 14)
+_DOUBLE = _make(np.float64, int64, uint64, bits_of_float64, float64_of_bits, 52, (_SERIES, 12, 17, 8), 32)
 
 
 def _offer(function):

@@ -19,13 +19,18 @@ IN_PLACE = ${IN_PLACE}
 
 @njit(**INLINE)
 def largest(at, n):
-    """The maximum, nan if there is one: of integers in the order of the numbers, which vector units compare."""
+    """The maximum, of integers, which vector units compare; with nan among the numbers anything may come.
+
+    As integers, numbers are in their own order from 0 on, and the other way round below.
+    """
     best = ${SIGNED}(-${LARGEST} - 1)
     for i in range(n):
-        bits = ${SIGNED}(${BITS}(element(at, i)))
-        best = max(best, bits ^ ((bits >> ${SIGNED}(${SIGN_SHIFT})) & ${SIGNED}(${LARGEST})))
-    bits = best ^ ((best >> ${SIGNED}(${SIGN_SHIFT})) & ${SIGNED}(${LARGEST}))
-    return ${OF_BITS}(${UNSIGNED}(bits))
+        best = max(best, ${SIGNED}(${BITS}(element(at, i))))
+    if best < 0:
+        best = ${SIGNED}(-1)
+        for i in range(n):
+            best = min(best, ${SIGNED}(${BITS}(element(at, i))))
+    return ${OF_BITS}(${UNSIGNED}(best))
 
 
 @njit(**SUMS)
