@@ -55,6 +55,12 @@ class Loss:
     target: str
     cancels: tuple[str, ...] = ()
     of_torch: bool = True  # False: the reference is a formula
+    by_kernel: tuple[str, ...] = (
+        "none",
+        "mean",
+        "batchmean",
+        "sum",
+    )  # the reductions that torch itself is not asked for
     reductions: tuple[str, ...] = ("none", "mean", "sum")
     liger: str = ""  # the name of Liger's function, which exists on CUDA only
 
@@ -142,10 +148,26 @@ def _barron(x: Tensor, y: Tensor, shape: float, scale: float) -> Tensor:
     return b / shape * ((((x - y) / scale).square() / b + 1) ** (shape / 2) - 1)
 
 
+def _i_divergence(x: Tensor, y: Tensor) -> Tensor:
+    return torch.special.xlogy(y, y) - y * x.log() - y + x
+
+
 def _focal(x: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
     margin = (2 * y - 1) * x
     weight = alpha * y + (1 - alpha) * (1 - y)
     return -weight * torch.sigmoid(-margin) ** gamma * F.logsigmoid(margin)
+
+
+def _softmax_focal(nll: Tensor, logits: Tensor, gamma: float) -> Tensor:
+    return (1 - (-nll).exp()) ** gamma * nll
+
+
+def _z_loss(nll: Tensor, logits: Tensor, z: float) -> Tensor:
+    return nll + z * logits.logsumexp(1).square()
+
+
+def _poly1(nll: Tensor, logits: Tensor, epsilon: float) -> Tensor:
+    return nll + epsilon * (1 - (-nll).exp())
 
 
 @functools.cache
@@ -174,6 +196,16 @@ def _own(name: str, plain: Callable[..., Tensor], target: str, *cancels: str, **
     return Loss(name, mine, formula(plain, **constants), target, cancels, of_torch=False)
 
 
+def _of_rows(name: str, plain: Callable[..., Tensor], **constants: float) -> Loss:
+    """A loss that torch does not have, of rows of logits: the formula is of torch's cross-entropy and the logits."""
+
+    def of_row(logits: Tensor, target: Tensor, **constants: float) -> Tensor:
+        return plain(F.cross_entropy(logits, target, reduction="none"), logits, **constants)
+
+    mine = functools.partial(getattr(ours, name), **constants)
+    return Loss(name, mine, formula(of_row, **constants), "class", ("value", "gradient"), of_torch=False)
+
+
 _CROSS = {"target": "class", "cancels": ("value", "hits"), "liger": "liger_cross_entropy"}
 _KL_REDUCTIONS = ("none", "batchmean", "sum")  # its "mean" is a mistake that torch warns of
 
@@ -196,11 +228,23 @@ LOSSES: dict[str, Loss] = {
             ("value", "hits"),
         ),
         Loss("cross_entropy_ignoring", ours.cross_entropy, F.cross_entropy, "class or ignored", ("value", "hits")),
+        Loss("nll_loss", ours.nll_loss, F.nll_loss, "class", by_kernel=()),
+        _of_rows("softmax_focal_loss", _softmax_focal, gamma=2.0),
+        _of_rows("z_loss_cross_entropy", _z_loss, z=1e-2),
+        _of_rows("poly1_cross_entropy", _poly1, epsilon=1.0),
         _of_torch("mse_loss", "value"),
         _of_torch("l1_loss", "value"),
         _of_torch("smooth_l1_loss", "value", beta=0.7),
         _of_torch("huber_loss", "value", delta=0.7),
         _of_torch("binary_cross_entropy_with_logits", "0 or 1", "value", "hits"),
+        Loss(
+            "binary_cross_entropy",
+            ours.binary_cross_entropy,
+            F.binary_cross_entropy,
+            "0 or 1, of a probability",
+            ("value",),
+            by_kernel=("mean", "sum"),
+        ),
         Loss("kl_div", ours.kl_div, F.kl_div, "probability", ("value",), reductions=_KL_REDUCTIONS),
         _of_torch("poisson_nll_loss", "count", "value", "gradient"),
         _of_torch("hinge_embedding_loss", "-1 or 1"),
@@ -213,6 +257,7 @@ LOSSES: dict[str, Loss] = {
         _own("welsch_loss", _welsch, "value", "value", scale=1.5),
         _own("tukey_loss", _tukey, "value", "value", "gradient", c=4.685),
         _own("general_robust_loss", _barron, "value", "value", shape=1.5, scale=1.5),
+        _own("generalized_kl_div", _i_divergence, "amount", "value", "gradient"),
         _own("sigmoid_focal_loss", _focal, "0 or 1", "hits", alpha=0.25, gamma=2.0),
     )
 }
@@ -236,6 +281,8 @@ def draw(loss: Loss, shape: tuple[int, ...], dtype: str, seed: int) -> tuple[Arr
         "0 or 1": lambda: (wide, random.integers(0, 2, shape)),
         "-1 or 1": lambda: (wide.clip(-8, 8), random.choice((-1.0, 1.0), shape)),
         "probability": lambda: (-np.abs(wide), random.random(shape) * (random.random(shape) > 0.02)),
+        "0 or 1, of a probability": lambda: (random.uniform(0.05, 0.95, shape), random.integers(0, 2, shape)),
+        "amount": lambda: (np.exp(wide.clip(-4, 4)), random.poisson(3.0, shape)),
         "count": lambda: (wide.clip(-4, 4), random.poisson(3.0, shape)),
     }[loss.target]()
     return rounded(np.asarray(x, np.float64), dtype), rounded(np.asarray(y, np.float64), dtype)

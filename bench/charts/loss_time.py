@@ -13,16 +13,17 @@ SOURCE = "loss_time"
 EMPTY = "No loss gave a time."
 READING = (
     "One panel per loss: the median time of forward and backward pass together, in microseconds, against the number of "
-    "predictions (of cross-entropy, logits), both logarithmic; the band spans the quartiles. Lower is faster. The rows "
-    "of cross-entropy's sizes differ in length, so its line need not be straight. Contenders took turns in one run."
+    "predictions, both logarithmic; the band spans the quartiles. Lower is faster. Losses of classes are shown at "
+    "rows × classes of logits, as bars between the quartiles, for such sizes lie on no line. "
+    "Contenders took turns in one run."
 )
 
 
 def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row per loss, size and contender: panel, contender, elements, median_us, q1_us, q3_us."""
+    """One row per loss, size and contender: panel, size, contender, elements, median_us, q1_us, q3_us."""
     found = rows.loss_times(tables)
     found = found[found["phase"].eq("both")]
-    return found[["panel", "contender", "elements", "median_us", "q1_us", "q3_us"]].reset_index(drop=True)
+    return found[["panel", "size", "contender", "elements", "median_us", "q1_us", "q3_us"]].reset_index(drop=True)
 
 
 def draw(figure: Figure, table: pd.DataFrame) -> None:
@@ -34,16 +35,36 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
     )
     for axis, name in zip(axes, names, strict=True):
         here = table[table["panel"] == name]
-        for contender in style.in_order(here["contender"], style.CONTENDER_STYLES)[::-1]:  # ours last: on top
+        # ours last: on top
+        for contender in style.in_order(here["contender"], style.CONTENDER_STYLES)[::-1]:
             look = style.contender_style(contender)
             line = here[here["contender"] == contender].sort_values("elements")
-            axis.fill_between(line["elements"], line["q1_us"], line["q3_us"], color=look.color, alpha=0.2, linewidth=0)
-            axis.plot(
-                line["elements"], line["median_us"], color=look.color, marker=look.marker, markersize=5,
-                markeredgecolor="white", markeredgewidth=0.5,
-            )  # fmt: skip
-        style.log_axis(axis, "x", here["elements"].min() / 1.6, here["elements"].max() * 1.6)
+            marks = {"color": look.color, "marker": look.marker, "markersize": 5, "markeredgecolor": "white"}
+            if of_classes(here):
+                places = [sizes(here).index(size) for size in line["size"]]
+                axis.vlines(places, line["q1_us"], line["q3_us"], color=look.color, linewidth=4, alpha=0.3)
+                axis.plot(places, line["median_us"], linestyle="", markeredgewidth=0.5, **marks)
+            else:
+                x = line["elements"]
+                axis.fill_between(x, line["q1_us"], line["q3_us"], color=look.color, alpha=0.2, linewidth=0)
+                axis.plot(x, line["median_us"], markeredgewidth=0.5, **marks)
+        if of_classes(here):
+            axis.set_xticks(range(len(sizes(here))), [size.replace("x", "\n×") for size in sizes(here)])
+            axis.set_xlim(-0.5, len(sizes(here)) - 0.5)
+            axis.set_xlabel("size (rows × classes)")
+        else:
+            style.log_axis(axis, "x", here["elements"].min() / 1.6, here["elements"].max() * 1.6)
+            axis.set_xlabel("size (elements)")
         style.log_axis(axis, "y", here["q1_us"].min() / 1.6, here["q3_us"].max() * 1.6)
         axis.set_title(style.plain(name), loc="left")
-        axis.set_xlabel("size (elements)")
         axis.set_ylabel("time (µs)")
+
+
+def of_classes(panel: pd.DataFrame) -> bool:
+    """Whether a panel's sizes are rows x classes."""
+    return panel["size"].str.contains("x").all()
+
+
+def sizes(panel: pd.DataFrame) -> list[str]:
+    """From the smallest to the largest."""
+    return list(panel.sort_values("elements")["size"].unique())

@@ -102,12 +102,13 @@ _OF_VALUES = (
     *("pinball_loss", "cauchy_loss", "geman_mcclure_loss", "welsch_loss", "tukey_loss", "general_robust_loss"),
 )
 _OF_YES_OR_NO = ("binary_cross_entropy_with_logits", "sigmoid_focal_loss")
+_OF_CLASSES = "cross_entropy softmax_focal_loss z_loss_cross_entropy poly1_cross_entropy".split()
 # What a network can be trained on, by the kind of its targets: all of them losses of ours.
 FITTING: dict[str, dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "values": {name: _mean(name) for name in _OF_VALUES},
     "yes or no": {name: _mean(name) for name in _OF_YES_OR_NO},
     "classes": {
-        "cross_entropy": _mean("cross_entropy"),
+        **{name: _mean(name) for name in _OF_CLASSES},
         **{name: _one_hot(name) for name in (*_OF_YES_OR_NO, *_OF_VALUES)},
     },
 }

@@ -33,7 +33,7 @@ UNITS = {
     "memory_share": ("(%)",),
     "parity": ("(ulp)",),
     "loss_ratio": ("(×",),
-    "loss_time": ("(elements)",),
+    "loss_time": ("(elements)", "(rows × classes)"),
     "loss_memory": ("(×",),
     "loss_shapes": ("(1)",),
     "trajectories": ("x₁",),  # coordinates of test functions have no unit
