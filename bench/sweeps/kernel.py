@@ -29,6 +29,7 @@ JOB = (
 INLINE = "njit(**OPTIONS, forceinline=True)"
 
 BEGINNING = f"""{IMPORTS}
+from math import atan2
 import numpy as np
 from numba import types
 from optimizers.executors.numba_dialect import stored_float32
@@ -258,7 +259,7 @@ def _gradient_source(function: Function, real: str) -> tuple[str, int]:
     parts = [BEGINNING, *tables]
     rows = HEAD + STRIDE * dimension
     value = layout.common("value")
-    if dimension <= gradient.WRITTEN_OUT:
+    if gradient.can_be_written_out(traced):
         names = ", ".join(f"x_{k}" for k in range(dimension))
         parts.append(layout.function("objective", names, gradient.written_out(traced, real), INLINE))
         places = ", ".join(layout.x(real, str(k)) for k in range(dimension))
