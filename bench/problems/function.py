@@ -32,10 +32,13 @@ class TorchMath:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.vector = cache(self._vector)  # constants are made once, not in every step
+        self.vector, self.matrix = cache(self._vector), cache(self._matrix)  # made once, not in every step
 
     def _vector(self, values: tuple[float, ...]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self.device).unsqueeze(1)
+
+    def _matrix(self, rows: tuple[Point, ...]) -> Tensor:
+        return torch.tensor(rows, dtype=torch.float64, device=self.device)
 
     @staticmethod
     def sum(terms: Tensor) -> Tensor:
@@ -56,7 +59,7 @@ torch_math = cache(TorchMath)
 class NumpyMath:
     """The same for numpy: coordinates have shape [dimension, directions, points].
 
-    They are complex. Where a function branches, the real part decides, and the imaginary part is that of its derivative.
+    They are complex. Where a function branches, the real part decides; the imaginary part is the derivative's.
     """
 
     sin, cos, exp, log, sqrt = np.sin, np.cos, np.exp, np.log, np.sqrt
@@ -74,6 +77,11 @@ class NumpyMath:
     @cache
     def vector(values: tuple[float, ...]) -> np.ndarray:
         return np.array(values)[:, None, None]
+
+    @staticmethod
+    @cache
+    def matrix(rows: tuple[Point, ...]) -> np.ndarray:
+        return np.array(rows)
 
     @staticmethod
     def sum(terms: np.ndarray) -> np.ndarray:
@@ -131,7 +139,7 @@ class Function:
         """Values [...] at `points` [..., dimension] (float64), differentiable by autograd."""
         x = points.reshape(-1, self.dimension).T
         if self.rotation is not None:
-            x = torch.tensor(self.rotation, dtype=torch.float64, device=points.device) @ x
+            x = torch_math(points.device).matrix(self.rotation) @ x
         return self.definition(x, torch_math(points.device)).reshape(points.shape[:-1])
 
     def value_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +157,7 @@ class Function:
         with np.errstate(all="ignore"):  # a run that diverges overflows; its loss says so
             stepped = x[:, None] + complex_steps(self.dimension)
             if self.rotation is not None:
-                stepped = np.tensordot(np.array(self.rotation), stepped, 1)
+                stepped = np.tensordot(NumpyMath.matrix(self.rotation), stepped, 1)
             values = self.definition(stepped, NumpyMath)
             value, gradient = values[0].real.copy(), (values.imag / TINY).T
         return torch.from_numpy(value).view(points.shape[:-1]), torch.from_numpy(gradient).reshape(points.shape)

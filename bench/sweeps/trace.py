@@ -16,7 +16,6 @@ import sympy
 from bench.problems.function import Function
 
 
-
 class sign(sympy.Function):
     """-1, 0 or 1; its derivative is 0, at 0 too."""
 

@@ -49,7 +49,7 @@ def known(name: str) -> bool:
 def named(name: str) -> Function:
     """The function of that name, as the docstring of this module says.
 
-    Raises `BenchError` (exit 2) for a name that is none, and for a number of dimensions that the function does not have.
+    Raises `BenchError` (exit 2) for a name that is none, and for dimensions that the function does not have.
     """
     found = _NAME.fullmatch(name.lower())
     if found is None or found["entry"] not in ENTRIES:
