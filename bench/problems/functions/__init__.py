@@ -24,6 +24,7 @@ from bench.problems.function import Function, haar, rotated, shifted
 from bench.problems.functions import bowls, least_squares, nonsmooth, oscillating, polynomial, valleys, wells
 from bench.problems.functions.scalable import Scalable
 
+VARIANTS = ("-shifted", "-shifted-3", "-rotated", "-rotated-3", "-shifted-3-rotated-3")
 SHIFT = 0.1  # of the domain's width, at most
 
 ENTRIES: dict[str, Function | Scalable] = {
