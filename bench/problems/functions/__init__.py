@@ -46,15 +46,20 @@ def known(name: str) -> bool:
     return found is not None and found["entry"] in ENTRIES
 
 
-@functools.cache
 def named(name: str) -> Function:
     """The function of that name, as the docstring of this module says.
 
     Raises `BenchError` (exit 2) for a name that is none, and for dimensions that the function does not have.
     """
-    found = _NAME.fullmatch(name.lower())
-    if found is None or found["entry"] not in ENTRIES:
+    if not known(name):
         raise unknown("function", name, FUNCTIONS)
+    return _named(name.lower())
+
+
+@functools.cache
+def _named(name: str) -> Function:
+    found = _NAME.fullmatch(name)
+    assert found
     function = _in_dimension(found["entry"], found["n"] and int(found["n"]))
     if found["shifted"]:
         seed = int(found["shift"] or 0)
