@@ -124,6 +124,7 @@ def hyper_map(
 def list_names() -> None:
     """Show the names that --optimizer, --loss, --problem and --budget take."""
     from bench import plan
+    from bench.problems import functions
 
     for title, names in {
         "optimizers": plan.OPTIMIZERS,
@@ -131,6 +132,8 @@ def list_names() -> None:
         "losses": plan.LOSSES,
         "sizes of losses": plan.SIZES,
         "functions": plan.FUNCTIONS,
+        "functions that take a number of dimensions, as ackley-10d": functions.scalable(),
+        "what may follow any function, with a seed or without": functions.VARIANTS,
         "networks": plan.NETWORKS,
         "budgets": BUDGETS,
     }.items():

@@ -35,7 +35,7 @@ from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
 from bench.contenders import TRAITS, Takes
 from bench.problems.function import Function
-from bench.problems.functions import FUNCTIONS
+from bench.problems.functions import FUNCTIONS, known, named
 from bench.score import hits
 from optimizers.executors import kernels
 
@@ -89,7 +89,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
             expected_seconds=expected_seconds(budget, optimizer, device),
         )
         for name in names
-        if name in FUNCTIONS
+        if known(name)
         for optimizer in optimizers
     ]
 
@@ -112,7 +112,7 @@ def run(cell: Cell) -> Outcome:
     settings, takes = cell.settings, TRAITS[cell.optimizer].takes
     if takes in ABSENT:
         return Outcome(status=Status.SKIPPED, reason=ABSENT[takes])
-    function = FUNCTIONS[settings["name"]]
+    function = named(settings["name"])
     multiples = settings["lr_multiples"]
     base = sweep.default_lr(cell.optimizer)
     starts = torch.tensor(

@@ -16,7 +16,7 @@ from bench.cell import Cell
 from bench.contenders import OPTIMIZERS
 from bench.errors import BenchError, Exit, unknown
 from bench.losses import LOSSES, SIZES, short
-from bench.problems.functions import FUNCTIONS
+from bench.problems.functions import FUNCTIONS, known, named
 from bench.problems.networks import NETWORKS, variants
 from bench.step_time import PARAMETER_SETS
 
@@ -84,7 +84,7 @@ def make(
     if not 0 <= seed <= LARGEST_SEED:
         raise BenchError(f"--seed {seed} is out of range: give a whole number from 0 to {LARGEST_SEED}.", Exit.USAGE)
     chosen_optimizers = [canonical("optimizer", name, OPTIMIZERS) for name in optimizers] or list(OPTIMIZERS)
-    chosen_problems = [canonical("problem", name, PROBLEMS) for name in problems] or None
+    chosen_problems = [problem_named(name) for name in problems] or None
     chosen_losses = [loss_named(name) for name in losses]
     about_losses = not optimizers and (chosen_problems is None or any(name in SIZES for name in chosen_problems))
     about_optimizers = not losses and (chosen_problems is None or any(name not in SIZES for name in chosen_problems))
@@ -126,6 +126,11 @@ def canonical(what: str, name: str, known: Sequence[str]) -> str:
         if candidate.lower() == name.lower():
             return candidate
     raise unknown(what, name, known)
+
+
+def problem_named(name: str) -> str:
+    """The problem of that name; of a test function also one of other dimensions, shifted or rotated."""
+    return named(name).name if known(name) else canonical("problem", name, PROBLEMS)
 
 
 def loss_named(name: str) -> str:

@@ -10,7 +10,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from bench.charts import rows, style
-from bench.problems.functions import FUNCTIONS, Function
+from bench.problems.function import Function
+from bench.problems.functions import known, named
 
 NAME = "trajectories"
 TITLE = "Paths downhill, each optimizer at its best learning rate"
@@ -20,7 +21,12 @@ READING = (
     "Each panel is a test function seen from above: the paler, the lower, with levels spaced by a constant factor of "
     "the height above the minimum. All paths begin at the circle; the star is the minimum. Each line is the run from "
     "the published start (seed 0) with that learning rate of the grid whose run ended lowest. A path that ends in a "
-    "cross diverged. Coordinates have no unit."
+    "cross diverged. Of many functions twelve are shown. Coordinates have no unit."
+)
+#: of more functions than these only these are shown, or nobody could make out the paths
+SHOWN = (
+    *("rosenbrock", "beale", "freudenstein-roth", "himmelblau", "six-hump-camel", "monkey-saddle"),
+    *("ackley", "rastrigin", "levy", "branin", "drop-wave", "bukin-6"),
 )
 GRID = 110  # points per side of the height map
 PALE = LinearSegmentedColormap.from_list("pale", ["#FFFFFF", "#DCE3EA", "#A9B6C4"])
@@ -30,7 +36,10 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """One row per point of a path: panel, function, optimizer, status, x, y."""
     columns = ["panel", "function", "optimizer", "status"]
     parts = []
-    for row in rows.with_curve(rows.function_runs(tables), "_trace").to_dict("records"):
+    runs = rows.with_curve(rows.function_runs(tables), "_trace")
+    if runs["function"].nunique() > len(SHOWN):
+        runs = runs[runs["function"].isin(SHOWN)]
+    for row in runs.to_dict("records"):
         points = np.asarray(row["_trace"], dtype=float)
         if points.ndim == 2 and points.shape[1] == 2:
             parts.append(pd.DataFrame(points, columns=["x", "y"]).assign(**{key: row[key] for key in columns}))
@@ -48,9 +57,10 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
     axes = style.sheet(
         figure, TITLE, handles, len(names), columns=4, size=(2.25, 2.05), left=0.65, between=(0.62, 0.82)
     )
-    for axis, name in zip(axes, names, strict=True):
-        here = table[table["panel"] == name]
-        function = FUNCTIONS.get(here["function"].iloc[0])
+    for axis, panel in zip(axes, names, strict=True):
+        here = table[table["panel"] == panel]
+        name = here["function"].iloc[0]
+        function = named(name) if known(name) else None
         corners = view(here, function)
         if function is not None:
             heights(axis, function, corners)
@@ -62,7 +72,7 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
         axis.set_ylim(*corners[1])
         axis.grid(visible=False)
         axis.locator_params(nbins=5)
-        axis.set_title(style.plain(name), loc="left")
+        axis.set_title(style.plain(panel), loc="left")
         axis.set_xlabel("x₁")
         axis.set_ylabel("x₂")
 

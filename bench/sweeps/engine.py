@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bench.problems.function import Function
-from bench.sweeps import kernel
+from bench.sweeps import kernel, rotation
 from bench.sweeps.layout import COMMON, HEAD, LANES, PITCH, STRIDE
 from optimizers.algorithm import ITEMS, Algorithm
 from optimizers.executors import threads
@@ -106,14 +106,19 @@ def sweep(
 def evaluate(function: Function, points: np.ndarray, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:
     """Values [runs] and gradients [runs, dimension] at `points` [runs, dimension], by the code a sweep runs."""
     compiled, rows = kernel.evaluation(function, dtype)
-    call = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(compiled.evaluate.address)
-    buffer = np.zeros((rows, PITCH))
+    address, turn = compiled.evaluate.address, rotation.words(function, rows, dtype)
+    buffer = np.zeros((rows + function.dimension, PITCH))
+    call = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(address)
+    arguments = [buffer.ctypes.data]
+    if turn["turned"]:
+        call = ctypes.CFUNCTYPE(None, *[ctypes.c_ssize_t] * 5)(turn["turned"])
+        arguments += [address, turn["matrix"], turn["kept_row"], function.dimension]
     typed = buffer.view(dtype)[HEAD : HEAD + STRIDE * function.dimension, :LANES]
     values, gradients = np.empty(len(points)), np.empty(points.shape)
     for here in range(0, len(points), LANES):
         part = points[here : here + LANES]
         typed[::STRIDE, : len(part)] = part.T
-        call(buffer.ctypes.data)
+        call(*arguments)
         values[here : here + LANES] = buffer[COMMON.index("value"), : len(part)]
         gradients[here : here + LANES] = typed[1::STRIDE, : len(part)].T
     return values, gradients
@@ -171,11 +176,13 @@ class Code:
 
     def __init__(self, function: Function, algorithm: Algorithm, present: tuple[bool, ...], real: str) -> None:
         compiled, self.step = kernel.step(algorithm, present, real)
-        gradient, self.rows = kernel.evaluation(function, real)
+        gradient, rows = kernel.evaluation(function, real)
+        self.rows = rows + function.dimension * (function.rotation is not None)
         self.dimension = function.dimension
         self.body = kernel.loop(real).body.address
         self.words = {
             "evaluate": gradient.evaluate.address,
+            **rotation.words(function, rows, real),
             "begin": compiled.begin.address,
             "powers": compiled.powers_of.address,
             "coefficients": compiled.coefficients_of.address,

@@ -1,8 +1,8 @@
 """Source text of a function's value and gradient, differentiated symbolically from its one definition.
 
-Up to four coordinates everything is written out, so that it stays in registers. Beyond, loops over the coordinates
-stay loops: a pass adds up the sums, then the chain rule goes back through their terms (reverse mode by hand, with sympy
-for the derivative of a term).
+Up to four coordinates everything is written out, so that it stays in registers. Beyond, and where a sum runs over more
+data than that, loops stay loops: a pass adds up the sums, then the chain rule goes back through their terms (reverse
+mode by hand, with sympy for the derivative of a term).
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import sympy
 
 from bench.sweeps import layout
 from bench.sweeps.layout import HEAD, STRIDE, indented, over_lanes
-from bench.sweeps.trace import Repeated, Trace, coordinate, number, parse
+from bench.sweeps.trace import MATHEMATICS, Repeated, Trace, coordinate, number, parse, sign
 
-#: up to so many coordinates a function is written out
+#: up to so many coordinates, and terms of a sum, a function is written out
 WRITTEN_OUT = 4
 
-CALLS = {sympy.sin: "sin", sympy.cos: "cos", sympy.exp: "exp", sympy.log: "log"}
+CALLS = {function: name for name, function in MATHEMATICS.items() if name != "sqrt"} | {sign: "sign"}
+#: what a sum, a product or the largest term begins with
+BEGIN = {"sum": "0.0", "prod": "1.0", "max": "-np.inf"}
 
 
 class Writer:
@@ -52,7 +54,7 @@ class Writer:
         if e.is_Pow:
             return self._power(e.base, e.exp)
         if e.func in CALLS:
-            return f"{CALLS[e.func]}({self.text(e.args[0])})"
+            return f"{CALLS[e.func]}({', '.join(map(self.text, e.args))})"
         raise TypeError(f"definitions have no {e.func.__name__}")
 
     def _product(self, e: sympy.Expr) -> str:
@@ -69,7 +71,7 @@ class Writer:
             return f"({self.real}(1.0) / {self._power(base, -power)})"
         half = sympy.Rational(power)
         if half.q not in (1, 2):
-            raise TypeError(f"definitions take whole and half powers, not {power}")
+            return self.text(sympy.exp(power * sympy.log(base), evaluate=False))
         name = self._name(self.text(base))
         factors = [f"sqrt({name})"] if half.q == 2 else []
         square, n = name, half.p // half.q
@@ -87,6 +89,12 @@ class Writer:
         self.count += 1
         self.lines.append(f"p{self.count} = {text}")
         return f"p{self.count}"
+
+
+def can_be_written_out(trace: Trace) -> bool:
+    """Whether the function is short enough; the largest of several terms is always found by a loop."""
+    short = all(one.length <= WRITTEN_OUT and one.kind != "max" for one in trace.repeated)
+    return trace.dimension <= WRITTEN_OUT and short
 
 
 def written_out(trace: Trace, real: str) -> list[str]:
@@ -107,8 +115,10 @@ class Loops:
         self.end = first
         for one in trace.repeated:
             if any(other.symbol in one.term.free_symbols for other in trace.repeated):
-                raise TypeError(f"in more than {WRITTEN_OUT} dimensions no sum may stand in the terms of another sum")
+                raise TypeError(f"with more than {WRITTEN_OUT} terms no sum may stand in the terms of another sum")
             rows = {one.name: 1, f"by_{one.name}": 1}
+            if one.kind == "max":
+                rows |= {f"count_{one.name}": 1}
             if one.kind == "prod":
                 rows |= {f"before_{one.name}": one.length, f"after_{one.name}": 1}
             for name, count in rows.items():
@@ -126,7 +136,7 @@ class Loops:
     def source(self) -> list[str]:
         """The statements that write the row ``value`` and the gradient."""
         repeated, real = self.trace.repeated, self.real
-        lines = over_lanes([self.put(one.name, f"{real}({int(one.kind == 'prod')})") for one in repeated])
+        lines = over_lanes([self.put(one.name, f"{real}({BEGIN[one.kind]})") for one in repeated])
         for alike in self._by_length():
             lines += [f"for i in range({alike[0].length}):", *indented(over_lanes(self._forward(alike)))]
         zero = over_lanes([self.put("g", f"{real}(0)", "i")])
@@ -156,15 +166,23 @@ class Loops:
         return self.get("x", _index(offset)) if table == "x" else f"{table.upper()}[{_index(offset)}]"
 
     def _forward(self, alike: list[Repeated]) -> list[str]:
-        """Adds the terms of index i to the sums, and multiplies the products."""
+        """Adds the terms of index i to the sums, multiplies the products, and counts how many are the largest."""
         writer = Writer(self.real)
         texts = writer.write([one.term for one in alike])
         lines = [*self._loads(one.term for one in alike), *writer.lines]
         for one, text in zip(alike, texts, strict=True):
-            sign = "+" if one.kind == "sum" else "*"
-            if one.kind == "prod":
-                lines.append(self.put(f"before_{one.name}", self.get(one.name), "i"))
-            lines.append(self.put(one.name, f"{self.get(one.name)} {sign} {text}"))
+            before = self.get(one.name)
+            if one.kind == "sum":
+                lines.append(self.put(one.name, f"{before} + {text}"))
+            elif one.kind == "prod":
+                lines.append(self.put(f"before_{one.name}", before, "i"))
+                lines.append(self.put(one.name, f"{before} * {text}"))
+            else:
+                count = f"count_{one.name}"
+                lines.append(f"before, term, count = {before}, {text}, {self.get(count)}")
+                again = f"count + {self.real}(term == before)"
+                lines.append(self.put(count, f"{self.real}(1) if term > before else {again}"))
+                lines.append(self.put(one.name, "maximum(term, before)"))
         return lines
 
     def _outer(self) -> list[str]:
@@ -186,27 +204,45 @@ class Loops:
 
         The derivative of a product by one factor is that of the factors before times those after.
         """
-        owed: dict[int, list[sympy.Expr]] = {}
-        lines = self._loads(one.term for one in alike)
+        writer = Writer(self.real)
+        others = [one for one in alike if one.kind != "sum"]
+        terms = writer.write([one.term for one in others])
+        lines = [*self._loads(one.term for one in alike), *writer.lines]
+        lines += [f"term_{one.name} = {text}" for one, text in zip(others, terms, strict=True)]
+        writer.lines = []
+        owed: dict[str, list[sympy.Expr]] = {}
         for one in alike:
             factor = sympy.Symbol(f"factor_{one.name}", real=True)
-            text = self.get(f"by_{one.name}")
-            if one.kind == "prod":
-                text = f"{self.get(f'before_{one.name}', 'i')} * {self.get(f'after_{one.name}')}"
-            lines.append(f"{factor} = {text}")
-            for symbol in one.term.free_symbols:
-                place = parse(symbol)
-                if place and place[0] == "x":
-                    owed.setdefault(place[1], []).append(factor * sympy.diff(one.term, symbol))
-        products = [one for one in alike if one.kind == "prod"]
-        writer = Writer(self.real)
-        texts = writer.write([*(sympy.Add(*owed[offset]) for offset in owed), *(one.term for one in products)])
+            lines.append(f"{factor} = {self._factor(one)}")
+            for symbol in sorted(one.term.free_symbols, key=str):
+                index = _place_in_x(symbol)
+                if index is not None:
+                    owed.setdefault(index, []).append(factor * sympy.diff(one.term, symbol))
+        texts = writer.write([sympy.Add(*debts) for debts in owed.values()])
         lines += writer.lines
-        for offset, text in zip(owed, texts, strict=False):
-            lines.append(self.put("g", f"{self.get('g', _index(offset))} + {text}", _index(offset)))
-        for one, text in zip(products, texts[len(owed) :], strict=True):
-            lines.append(self.put(f"after_{one.name}", f"{self.get(f'after_{one.name}')} * {text}"))
+        lines += [self.put("g", f"{self.get('g', i)} + {text}", i) for i, text in zip(owed, texts, strict=True)]
+        for one in others:
+            if one.kind == "prod":
+                lines.append(self.put(f"after_{one.name}", f"{self.get(f'after_{one.name}')} * term_{one.name}"))
         return lines
+
+    def _factor(self, one: Repeated) -> str:
+        """The derivative of the value by a term: for a product times the other factors, for a maximum shared evenly."""
+        by = self.get(f"by_{one.name}")
+        if one.kind == "prod":
+            return f"{self.get(f'before_{one.name}', 'i')} * {self.get(f'after_{one.name}')}"
+        if one.kind == "max":
+            share = f"{by} / {self.get(f'count_{one.name}')}"
+            return f"{share} if term_{one.name} == {self.get(one.name)} else {self.real}(0)"
+        return by
+
+
+def _place_in_x(symbol: sympy.Symbol) -> str | None:
+    """The index of the coordinate that a symbol stands for; None for other symbols."""
+    place, k = parse(symbol), number(symbol)
+    if place is not None:
+        return _index(place[1]) if place[0] == "x" else None
+    return None if k is None else str(k)
 
 
 def _index(offset: int) -> str:

@@ -22,13 +22,14 @@ from optimizers.executors.sources import IMPORTS, definition
 #: what the words of a job hold
 JOB = (
     "next next_buffer blocks buffers buffer_bytes dimension columns inputs outputs distinct first_of "
-    "records steps every judged runs evaluate begin powers coefficients rule"
+    "records steps every judged runs evaluate turned matrix kept_row begin powers coefficients rule"
 ).split()
 
 #: a call that is not inlined keeps the loop around it from becoming vector instructions
 INLINE = "njit(**OPTIONS, forceinline=True)"
 
 BEGINNING = f"""{IMPORTS}
+from math import atan2
 import numpy as np
 from numba import types
 from optimizers.executors.numba_dialect import stored_float32
@@ -40,10 +41,21 @@ LANES = {LANES}
 LOOP = """
 {WORDS}
 call = caller(types.void, types.intp)
+call_turned = caller(types.void, types.intp, types.intp, types.intp, types.intp, types.intp)
 call_begin = caller(types.void, types.intp, types.intp)
 call_coefficients = caller(types.void, types.intp, types.float64)
 call_rule = caller(types.void, types.intp, types.intp)
 call_powers = caller(types.void, types.intp, types.intp, types.intp)
+
+
+@njit(**OPTIONS)
+def evaluate(b, job):
+    turned = word(job, TURNED)
+    if turned == 0:
+        call(word(job, EVALUATE), (b,))
+    else:
+        rotation = (word(job, MATRIX), word(job, KEPT_ROW), word(job, DIMENSION))
+        call_turned(turned, (b, word(job, EVALUATE), *rotation))
 
 
 @njit(**OPTIONS)
@@ -94,7 +106,7 @@ def copy(b, job, to, here, rows):
 def record(b, job, here, t):
     row_bytes = 8 * word(job, RUNS)
     at = word(job, RECORDS) + t // word(job, EVERY) * (word(job, DIMENSION) + 1) * row_bytes
-    call(word(job, EVALUATE), (b,))
+    evaluate(b, job)
     copy(b, job, at, here, 1)
 
 
@@ -111,14 +123,14 @@ def work(job):
         for t in range(steps):
             if every > 0 and t % every == 0:
                 record(b, job, here, t)
-            call(word(job, EVALUATE), (b,))
+            evaluate(b, job)
             if judged:
                 judge(b, float64(t))
             call_powers(word(job, POWERS), (b, word(word(job, DISTINCT), block), word(job, FIRST_OF) + 8 * here))
             call_coefficients(word(job, COEFFICIENTS), (b, float64(t == 0)))
             for i in range(word(job, DIMENSION)):
                 call_rule(word(job, RULE), (b, b + i * {COORDINATE}))
-        call(word(job, EVALUATE), (b,))
+        evaluate(b, job)
         if judged:
             judge(b, float64(steps))
         if every > 0 and steps % every == 0:
@@ -258,7 +270,7 @@ def _gradient_source(function: Function, real: str) -> tuple[str, int]:
     parts = [BEGINNING, *tables]
     rows = HEAD + STRIDE * dimension
     value = layout.common("value")
-    if dimension <= gradient.WRITTEN_OUT:
+    if gradient.can_be_written_out(traced):
         names = ", ".join(f"x_{k}" for k in range(dimension))
         parts.append(layout.function("objective", names, gradient.written_out(traced, real), INLINE))
         places = ", ".join(layout.x(real, str(k)) for k in range(dimension))
@@ -276,7 +288,8 @@ def _gradient_source(function: Function, real: str) -> tuple[str, int]:
     return "\n".join(parts), rows
 
 
-def _load(text: str, kind: str) -> Any:
+def load(text: str, kind: str) -> Any:
+    """The compiled module of a source that takes its mathematics from the optimizers' kernels."""
     maths = Path(numba_math.__file__).read_text(encoding="utf-8")
     return generate.load(text, kind, maths, *generate.numba_ingredients())
 
@@ -284,18 +297,18 @@ def _load(text: str, kind: str) -> Any:
 @functools.cache
 def loop(real: str) -> Any:
     """The compiled loop."""
-    return _load(loop_source(real), "sweep_loop")
+    return load(loop_source(real), "sweep_loop")
 
 
 @functools.cache
 def step(algorithm: Algorithm, present: tuple[bool, ...], real: str) -> tuple[Any, Step]:
     """An optimizer's compiled step."""
     made = Step(algorithm, present, real)
-    return _load(made.source(), "sweep_step"), made
+    return load(made.source(), "sweep_step"), made
 
 
 @functools.cache
 def evaluation(function: Function, real: str) -> tuple[Any, int]:
     """A function's compiled value and gradient, and how many rows a block of it takes."""
     text, rows = gradient_source(function, real)
-    return _load(text, "sweep_gradient"), rows
+    return load(text, "sweep_gradient"), rows

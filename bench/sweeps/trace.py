@@ -15,7 +15,33 @@ import sympy
 
 from bench.problems.function import Function
 
-MATHEMATICS = ("sin", "cos", "exp", "sqrt")
+
+class sign(sympy.Function):
+    """-1, 0 or 1; its derivative is 0, at 0 too."""
+
+    def fdiff(self, argindex: int = 1) -> sympy.Expr:
+        return sympy.S.Zero
+
+
+class absolute(sympy.Function):
+    """Without sympy's `Abs`, which takes itself apart, and whose derivative asks what is real."""
+
+    def fdiff(self, argindex: int = 1) -> sympy.Expr:
+        return sign(self.args[0])
+
+
+class atan2(sympy.Function):
+    """The angle of the point (x, y), given as (y, x)."""
+
+    def fdiff(self, argindex: int = 1) -> sympy.Expr:
+        y, x = self.args
+        return (x if argindex == 1 else -y) / (x**2 + y**2)
+
+
+MATHEMATICS = {
+    **{function.__name__: function for function in (sympy.sin, sympy.cos, sympy.exp, sympy.log)},
+    **{"sqrt": sympy.sqrt, "absolute": absolute, "atan2": atan2},
+}
 
 
 @functools.cache
@@ -84,6 +110,9 @@ class Vector:
     def __truediv__(self, other: Any) -> Vector:
         return self._with(other, lambda a, b: a / b)
 
+    def __rtruediv__(self, other: Any) -> Vector:
+        return self._with(other, lambda a, b: b / a)
+
     def __pow__(self, power: Any) -> Vector:
         return self._with(power, lambda a, b: a**b)
 
@@ -95,10 +124,10 @@ class Vector:
 
 @dataclass
 class Repeated:
-    """A sum or a product of `term` over i = 0 … length - 1, known to the rest by its symbol."""
+    """A sum, a product or the largest of `term` over i = 0 … length - 1, known to the rest by its symbol."""
 
     symbol: sympy.Symbol
-    kind: str  # sum | prod
+    kind: str  # sum | prod | max
     term: sympy.Expr
     length: int
 
@@ -142,6 +171,9 @@ class Trace:
     def prod(self, terms: Vector) -> sympy.Expr:
         return self._repeat("prod", terms)
 
+    def max(self, terms: Vector) -> sympy.Expr:
+        return self._repeat("max", terms)
+
     def _repeat(self, kind: str, terms: Vector) -> sympy.Expr:
         if not terms.length:
             return sympy.Integer(kind == "prod")
@@ -152,8 +184,12 @@ class Trace:
     def __getattr__(self, name: str) -> Callable[[Any], Any]:
         if name not in MATHEMATICS:
             raise AttributeError(f"definitions have no {name!r}")
-        function = getattr(sympy, name)
-        return lambda x: Vector(self, function(x.term), x.length) if isinstance(x, Vector) else function(x)
+        function = MATHEMATICS[name]
+
+        def apply(*x: Any) -> Any:
+            return Vector(self, function(x[0].term), x[0].length) if isinstance(x[0], Vector) else function(*x)
+
+        return apply
 
     def written_out(self) -> sympy.Expr:
         """The value in terms of coordinates alone, every sum and product written out."""
