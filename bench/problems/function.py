@@ -93,6 +93,7 @@ class Function:
     start_value: float | None = None  # published value at the start
     smooth: bool = True  # differentiable at its minimisers
     unbounded_outside: bool = False  # falls below the minimum outside the domain
+    unimodal: bool = False  # known to flow to `basin` from everywhere: then nobody has to follow it there
 
     @property
     def dimension(self) -> int:
