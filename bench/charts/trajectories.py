@@ -30,7 +30,7 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """One row per point of a path: panel, function, optimizer, status, x, y."""
     columns = ["panel", "function", "optimizer", "status"]
     parts = []
-    for row in rows.with_curve(rows.function_runs(tables), "_trace").to_dict("records"):
+    for row in rows.with_curve(rows.function_rates(tables), "_trace").to_dict("records"):
         points = np.asarray(row["_trace"], dtype=float)
         if points.ndim == 2 and points.shape[1] == 2:
             parts.append(pd.DataFrame(points, columns=["x", "y"]).assign(**{key: row[key] for key in columns}))

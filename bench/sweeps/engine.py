@@ -7,7 +7,7 @@ state rounded to float32 as the class keeps it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,23 @@ def evaluate(function: Function, points: np.ndarray, dtype: str = "float64") -> 
         values[here : here + LANES] = buffer[COMMON.index("value"), : len(part)]
         gradients[here : here + LANES] = typed[1::STRIDE, : len(part)].T
     return values, gradients
+
+
+def evaluator(function: Function) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """`evaluate` for one float64 point [dimension] after the other: value [] and gradient [dimension], new tensors."""
+    compiled, rows = kernel.evaluation(function, "float64")
+    call = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(compiled.evaluate.address)
+    buffer = np.zeros((rows, PITCH))
+    place = buffer[HEAD : HEAD + STRIDE * function.dimension : STRIDE, 0]
+    slope = buffer[HEAD + 1 : HEAD + STRIDE * function.dimension : STRIDE, 0]
+    value, address = buffer[COMMON.index("value"), :1], buffer.ctypes.data
+
+    def evaluated(point: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        place[:] = point.numpy()
+        call(address)
+        return torch.from_numpy(value.copy())[0], torch.from_numpy(slope.copy())
+
+    return evaluated
 
 
 def _array(value: Any, runs: int) -> np.ndarray:
