@@ -7,6 +7,7 @@ the loss itself. All runs are ordered learning rate by learning rate.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -124,12 +125,20 @@ def judge(found: Descent, starts: Starts) -> Runs:
 
 
 def batched(
-    function: Function, make_optimizer: MakeOptimizer, starts: Array, lrs: list[float], steps: int, device: str = "cpu"
+    function: Function,
+    make_optimizer: MakeOptimizer,
+    starts: Array,
+    lrs: list[float],
+    steps: int,
+    device: str = "cpu",
+    evaluate: Evaluate | None = None,
 ) -> Descent:
     """Minimise from all `starts` [seeds, dimension] with all `lrs` at once.
 
-    `make_optimizer` gets one parameter group per learning rate, with one parameter per seed.
+    `make_optimizer` gets one parameter group per learning rate, with one parameter per seed. `evaluate`: value and
+    gradient at points, if there is a faster way than the function's own.
     """
+    evaluate = evaluate or function.value_and_gradient
     points = torch.tensor(starts, dtype=torch.float64, device=device).repeat(len(lrs), 1)
     gradients = torch.zeros_like(points)
     make_optimizer(groups_of(points.clone(), gradients, lrs)).step()  # untimed and thrown away: it may compile a kernel
@@ -142,7 +151,7 @@ def batched(
         if step in keep:
             path.append(points.clone())
         if step < steps:
-            values, gradient = function.value_and_gradient(points)
+            values, gradient = evaluate(points)
             gradients.copy_(gradient)
             optimizer.step()
         else:
@@ -173,7 +182,7 @@ def one_at_a_time(
     """As `batched`, for an optimizer that evaluates the loss itself: row k of the losses is its evaluation k.
 
     A run ends early where a step moves nothing any more, and where it has diverged: then its last loss is repeated.
-    `evaluate`: value and gradient at a point, if there is a faster way than the function's own.
+    `evaluate`: as in `batched`.
     """
     kept, runs = sweep.kept_steps(steps), len(lrs) * len(starts.points)
     points = torch.from_numpy(starts.points)
@@ -204,11 +213,17 @@ def follow(
         value, point.grad = evaluate(point)
         losses.append(value.item())
         points.append(point.numpy().copy())
+        if len(losses) > steps or not losses[-1] <= highest:
+            raise _EndedError
         return value
 
-    while len(losses) <= steps:
-        before = point.numpy().copy()
-        optimizer.step(closure)
-        if (before == point.numpy()).all() or not losses[-1] <= highest:
-            break
-    return np.array(losses[: steps + 1]), np.array(points[: steps + 1])
+    with contextlib.suppress(_EndedError):
+        before = np.full(len(point), np.nan)
+        while (before != point.numpy()).any():
+            before = point.numpy().copy()
+            optimizer.step(closure)
+    return np.array(losses), np.array(points)
+
+
+class _EndedError(Exception):
+    """A run has spent its gradients or diverged, in the midst of a step."""

@@ -165,7 +165,13 @@ def make_batched(
     function: Function, optimizer: str, begins: Starts, lrs: list[float], steps: int, device: str
 ) -> list[Rate]:
     found = descents.batched(
-        function, lambda groups: contenders.build("ours", optimizer, groups), begins.points, lrs, steps, device
+        function,
+        lambda groups: contenders.build("ours", optimizer, groups),
+        begins.points,
+        lrs,
+        steps,
+        device,
+        evaluator(function, device),
     )
     return judged(found, begins, len(lrs))
 
@@ -173,15 +179,26 @@ def make_batched(
 def make_alone(
     function: Function, optimizer: str, begins: Starts, lrs: list[float], steps: int, device: str
 ) -> list[Rate]:
-    evaluate = None
-    if not isinstance(kernels.executor("cpu"), str):
-        from bench.sweeps import engine
-
-        evaluate = engine.evaluator(function)
+    # One step instead of many: the path is the same, for without a line search a step ends ahead of an evaluation that
+    # the next one makes; but each step looks at all of its history first.
     found = descents.one_at_a_time(
-        function, lambda groups: contenders.build("ours", optimizer, groups), begins, lrs, steps, evaluate
+        function,
+        lambda groups: contenders.build("ours", optimizer, groups, max_iter=steps + 1, max_eval=steps + 2),
+        begins,
+        lrs,
+        steps,
+        evaluator(function, "cpu"),
     )
     return judged(found, begins, len(lrs))
+
+
+def evaluator(function: Function, device: str) -> descents.Evaluate | None:
+    """The compiled value and gradient where there is a compiler: twenty times as fast for a few points."""
+    if device != "cpu" or isinstance(kernels.executor("cpu"), str):
+        return None
+    from bench.sweeps import engine
+
+    return engine.evaluator(function)
 
 
 MAKERS = {COMPILED: make_compiled, BATCHED: make_batched, ALONE: make_alone}

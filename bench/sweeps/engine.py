@@ -114,35 +114,44 @@ def sweep(
 
 def evaluate(function: Function, points: np.ndarray, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:
     """Values [runs] and gradients [runs, dimension] at `points` [runs, dimension], by the code a sweep runs."""
-    compiled, rows = kernel.evaluation(function, dtype)
-    call = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(compiled.evaluate.address)
-    buffer = np.zeros((rows, PITCH))
-    typed = buffer.view(dtype)[HEAD : HEAD + STRIDE * function.dimension, :LANES]
-    values, gradients = np.empty(len(points)), np.empty(points.shape)
-    for here in range(0, len(points), LANES):
-        part = points[here : here + LANES]
-        typed[::STRIDE, : len(part)] = part.T
-        call(buffer.ctypes.data)
-        values[here : here + LANES] = buffer[COMMON.index("value"), : len(part)]
-        gradients[here : here + LANES] = typed[1::STRIDE, : len(part)].T
-    return values, gradients
+    return _Evaluation(function, dtype)(points)
 
 
 def evaluator(function: Function) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """`evaluate` for one float64 point [dimension] after the other: value [] and gradient [dimension], new tensors."""
-    compiled, rows = kernel.evaluation(function, "float64")
-    call = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(compiled.evaluate.address)
-    buffer = np.zeros((rows, PITCH))
-    place = buffer[HEAD : HEAD + STRIDE * function.dimension : STRIDE, 0]
-    slope = buffer[HEAD + 1 : HEAD + STRIDE * function.dimension : STRIDE, 0]
-    value, address = buffer[COMMON.index("value"), :1], buffer.ctypes.data
+    """`Function.value_and_gradient` in float64 on the CPU by the code a sweep runs, for one call after the other.
 
-    def evaluated(point: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        place[:] = point.numpy()
-        call(address)
-        return torch.from_numpy(value.copy())[0], torch.from_numpy(slope.copy())
+    Takes points [..., dimension], and returns new tensors.
+    """
+    made = _Evaluation(function, "float64")
+
+    def evaluated(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        values, gradients = made(points.numpy().reshape(-1, function.dimension))
+        return torch.from_numpy(values).view(points.shape[:-1]), torch.from_numpy(gradients).view(points.shape)
 
     return evaluated
+
+
+class _Evaluation:
+    """A compiled value and gradient with the buffer that they work in."""
+
+    def __init__(self, function: Function, dtype: str) -> None:
+        compiled, rows = kernel.evaluation(function, dtype)
+        self.call = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(compiled.evaluate.address)
+        self.buffer = np.zeros((rows, PITCH))
+        self.address = self.buffer.ctypes.data
+        typed = self.buffer.view(dtype)[HEAD : HEAD + STRIDE * function.dimension, :LANES]
+        self.places, self.slopes = typed[::STRIDE].T, typed[1::STRIDE].T
+        self.values = self.buffer[COMMON.index("value")]
+
+    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, gradients = np.empty(len(points)), np.empty(points.shape)
+        for here in range(0, len(points), LANES):
+            part = points[here : here + LANES]
+            self.places[: len(part)] = part
+            self.call(self.address)
+            values[here : here + LANES] = self.values[: len(part)]
+            gradients[here : here + LANES] = self.slopes[: len(part)]
+        return values, gradients
 
 
 def _array(value: Any, runs: int) -> np.ndarray:
