@@ -8,6 +8,7 @@ from matplotlib.text import Text
 
 from bench.charts import CHARTS, render, rows, style, why_empty
 from bench.contenders import CONTENDERS, OPTIMIZERS
+from bench.statistics import measured_quartiles
 from tests.bench.example_tables import EVIL, empty_tables, example_tables, loss_time
 
 
