@@ -21,6 +21,9 @@ class Budget:
     function_steps: int
     function_learning_rates: int
     function_seeds: int
+    function_slow_seeds: int  # of optimizers whose runs are not compiled: L-BFGS takes a hundred times as long
+    function_tuning_seeds: int  # the first ones, on which learning rates are chosen; never scored
+    function_extra_rates: int  # on each side of the grid, at most, where its best is the last one there
     network_names: tuple[str, ...] | None
     network_steps: int
     network_learning_rates: int
@@ -30,6 +33,7 @@ class Budget:
     loss_sizes: tuple[str, ...]  # at which they are timed
     loss_contenders: tuple[str, ...]
     loss_seconds: float  # for each of forward, backward and both
+    lr_multiples: tuple[float, ...] | None = None  # in place of the grid around each default
 
 
 # One for each way to measure an error, and both for classes.
@@ -47,7 +51,10 @@ SMOKE = Budget(
     function_names=("rosenbrock", "rastrigin"),
     function_steps=100,
     function_learning_rates=3,
-    function_seeds=2,
+    function_seeds=3,
+    function_slow_seeds=2,
+    function_tuning_seeds=1,
+    function_extra_rates=1,
     network_names=("regression",),
     network_steps=60,
     network_learning_rates=1,
@@ -74,7 +81,10 @@ DEFAULT = Budget(
     function_names=None,
     function_steps=500,
     function_learning_rates=7,
-    function_seeds=5,
+    function_seeds=32,
+    function_slow_seeds=4,
+    function_tuning_seeds=1,
+    function_extra_rates=6,
     network_names=None,
     network_steps=200,
     network_learning_rates=3,
@@ -101,7 +111,10 @@ FULL = Budget(
     function_names=None,
     function_steps=5000,
     function_learning_rates=15,
-    function_seeds=10,
+    function_seeds=103,
+    function_slow_seeds=13,
+    function_tuning_seeds=3,
+    function_extra_rates=6,
     network_names=None,
     network_steps=1000,
     network_learning_rates=7,

@@ -1,49 +1,48 @@
-"""The race on test functions: every optimizer over a grid of learning rates and seeds, all runs of a cell at once.
+"""The race on test functions: every optimizer over a grid of learning rates and seeds, all runs of a cell together.
 
-One cell is one function × one optimizer. All its runs are rows of one float64 tensor, each row a parameter of its own,
-with one parameter group per learning rate. A step is then one batched gradient and one `optimizer.step()`. That is
-exact for these optimizers, because each treats every parameter by itself; runs cannot disturb each other, not even with
-nan. So a run that diverges is simply stepped on, and what it did from its first bad step on is not counted.
-
-Where an optimizer steps each element by a rule of its own, all steps of all runs are one call of compiled code instead
-(`bench.sweeps`), which does what the class does to the last bits. The column `executor` says which it was: compiled,
-batched, or one run at a time.
+One cell is one function × one optimizer. Where an optimizer steps each element by a rule of its own, all steps of all
+its runs are one call of compiled code (`bench.sweeps`), which does what the class does to the last bits; else the class
+steps all runs as parameters of their own, which is exact too, because it treats every parameter by itself. Runs cannot
+disturb each other, not even with nan. So a run that diverges is simply stepped on, and what it did from its first bad
+step on is not counted. The column `executor` says how: compiled, batched, or one at a time.
 
 L-BFGS, which evaluates the loss itself and has one parameter group, makes its runs one after the other. The budget is
 the same number of gradients for everybody: what the others do in a step, L-BFGS does in an evaluation, however many of
 them its steps take. Without a line search, its default, each evaluation is at the next point of its path.
 
 Seed 0 starts at the published start, seed k at a point with normal noise added, 5 % of the domain's width in each
-coordinate. Rprop's learning rate is only the size of its first step. Weight decay is each optimizer's default.
+coordinate. Who is not compiled makes fewer seeds, the first ones. The grid is the same for everybody, around each one's
+default; where the best of it, on the tuning seeds, is the first or the last, it goes on from there. Rprop's learning
+rate is only the size of its first step. Weight decay is each optimizer's default.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 import optimizers
-from bench import contenders, sweep
+from bench import contenders, descents, starts, sweep
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
 from bench.contenders import TRAITS, Takes
+from bench.descents import Descent, Runs
 from bench.problems.function import Function
 from bench.problems.functions import FUNCTIONS, known, named
-from bench.score import hits
+from bench.score import hits, measures, tracks
+from bench.starts import DIVERGED, Starts
+from bench.statistics import measured_quartiles
 from optimizers.executors import kernels
 
-NOISE = 0.05  # of the domain's width
-DIVERGED = 1e3  # times the initial gap
-JOINT_STEP_SECONDS = 80e-6  # measured, mean over functions and optimizers
-COMPILED_SECONDS = 0.07  # nearly all of it the compilation, shared by the cells of a first run
-EVALUATION_SECONDS = 100e-6  # of a run on its own
+Array = NDArray[np.float64]
+JOINT_STEP_SECONDS = 60e-6  # measured, mean over functions
+COMPILED_SECONDS = 0.06  # nearly all of it the compilation, shared by the cells of a first run
+EVALUATION_SECONDS = 70e-6  # of a run on its own
 
 # Why an optimizer does not race here.
 ABSENT = {
@@ -52,22 +51,15 @@ ABSENT = {
 }
 
 COMPILED, BATCHED, ALONE = "compiled", "batched", "one at a time"
-
-MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+TOLD = (2, 4, 8)  # the targets 10^-2 … whose gradients are columns
 
 
 @dataclass(frozen=True)
-class Descent:
-    """What a sweep did: losses [steps + 1, runs], points [kept, runs, dimension], seconds for all of it.
+class Rate:
+    """The runs of one learning rate, and how that of seed 0 is seen step by step."""
 
-    `evaluations`: the gradients that each run took, where they are not as many as there were steps.
-    """
-
-    losses: Tensor
-    kept: list[int]
-    points: Tensor
-    seconds: float
-    evaluations: list[int] | None = None
+    runs: Runs
+    curve: Callable[[], tuple[Array, Array, list[int]]]  # losses [steps + 1], points [kept, dimension], kept
 
 
 def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str] | None, seed: int) -> list[Cell]:
@@ -81,8 +73,10 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
             settings={
                 "name": name,
                 "steps": budget.function_steps,
-                "lr_multiples": sweep.lr_multiples(budget.function_learning_rates),
-                "seeds": budget.function_seeds,
+                "lr_multiples": list(budget.lr_multiples or sweep.lr_multiples(budget.function_learning_rates)),
+                "extra_rates": 0 if budget.lr_multiples else budget.function_extra_rates,
+                "seeds": seeds_of(budget, optimizer, device),
+                "tuning_seeds": budget.function_tuning_seeds,
                 "seed": seed,
                 "dtype": "float64",
             },
@@ -94,12 +88,18 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
     ]
 
 
+def seeds_of(budget: Budget, optimizer: str, device: str) -> int:
+    """As many as there is time for: who is not compiled makes fewer."""
+    fast = TRAITS[optimizer].takes not in ABSENT and executor_of(optimizer, device) == COMPILED
+    return budget.function_seeds if fast else min(budget.function_seeds, budget.function_slow_seeds)
+
+
 def expected_seconds(budget: Budget, optimizer: str, device: str) -> float:
     takes = TRAITS[optimizer].takes
     if takes in ABSENT:
         return 0.01
     if takes is Takes.CLOSURE:  # most of its runs end early
-        runs = budget.function_learning_rates * budget.function_seeds
+        runs = budget.function_learning_rates * seeds_of(budget, optimizer, device)
         return runs * min(budget.function_steps, 200) * EVALUATION_SECONDS
     if executor_of(optimizer, device) == COMPILED:
         return COMPILED_SECONDS
@@ -108,39 +108,28 @@ def expected_seconds(budget: Budget, optimizer: str, device: str) -> float:
 
 @sweep.one_thread()
 def run(cell: Cell) -> Outcome:
-    """The sweep of one optimizer on one function: one row for each learning rate × seed."""
+    """The runs of one optimizer on one function: one row for each learning rate."""
     settings, takes = cell.settings, TRAITS[cell.optimizer].takes
     if takes in ABSENT:
         return Outcome(status=Status.SKIPPED, reason=ABSENT[takes])
     function = named(settings["name"])
-    multiples = settings["lr_multiples"]
-    base = sweep.default_lr(cell.optimizer)
-    starts = torch.tensor(
-        [start(function, settings["seed"], seed) for seed in range(settings["seeds"])],
-        dtype=torch.float64,
-        device=cell.device,
-    )
-    lrs = [base * multiple for multiple in multiples]
+    begins = starts.starts(function, settings["seed"], settings["seeds"])
     executor = executor_of(cell.optimizer, cell.device)
-    if executor == COMPILED:
-        found = descend_compiled(function, cell.optimizer, starts, lrs, settings["steps"])
-    else:
-        found = (descend_by_closure if executor == ALONE else descend)(
-            function,
-            lambda groups: contenders.build("ours", cell.optimizer, groups),
-            starts,
-            lrs,
-            settings["steps"],
-        )
-    labels = {"function": function.name, "dimension": function.dimension, "optimizer": cell.optimizer}
-    labels["executor"] = executor
+    base = sweep.default_lr(cell.optimizer)
+
+    def make(multiples: list[float]) -> list[Rate]:
+        lrs = [base * multiple for multiple in multiples]
+        return MAKERS[executor](function, cell.optimizer, begins, lrs, settings["steps"], cell.device)
+
+    rates = widened(make, settings["lr_multiples"], settings["extra_rates"], settings["tuning_seeds"], settings["steps"])
+    labels = {"function": function.name, "dimension": function.dimension, "device": cell.device}
+    labels |= {"optimizer": cell.optimizer, "executor": executor}
     rows = [
-        {**labels, "device": cell.device, "lr": base * multiple, "lr_multiple": multiple, "seed": seed}
-        | judge(function, found, place * len(starts) + seed)
-        for place, multiple in enumerate(multiples)
-        for seed in range(len(starts))
+        {**labels, "lr": base * multiple, "lr_multiple": multiple}
+        | summary(function, begins, rate.runs, settings["steps"], settings["tuning_seeds"])
+        for multiple, rate in rates.items()
     ]
-    keep_curves(rows, function, found)
+    keep_curve(rows, list(rates.values()), function)
     return Outcome(rows=rows)
 
 
@@ -148,187 +137,164 @@ def executor_of(optimizer: str, device: str) -> str:
     """How the runs of a cell are made: the fastest way that is exact."""
     if TRAITS[optimizer].takes is Takes.CLOSURE:
         return ALONE
+    return COMPILED if compiles(optimizer, device) else BATCHED
+
+
+def compiles(optimizer: str, device: str) -> bool:
+    """Whether a sweep of this optimizer can be compiled here."""
     if device != "cpu" or isinstance(kernels.executor("cpu"), str):  # the latter says why there is no compiler
-        return BATCHED
+        return False
     from bench.sweeps import engine
 
-    return COMPILED if engine.elementwise(getattr(optimizers, optimizer)) else BATCHED
+    return engine.elementwise(getattr(optimizers, optimizer))
 
 
-def start(function: Function, run_seed: int, seed: int) -> list[float]:
-    """Where the run of `seed` begins: the published start, or noise around it kept inside the domain."""
-    if seed == 0:
-        return list(function.start)
-    noise = sweep.generator(run_seed, function.name, seed)
-    return [
-        min(max(x + noise.gauss(0, NOISE * (high - low)), low), high)
-        for x, (low, high) in zip(function.start, function.domain, strict=True)
-    ]
+def make_compiled(
+    function: Function, optimizer: str, begins: Starts, lrs: list[float], steps: int, device: str
+) -> list[Rate]:
+    cls = getattr(optimizers, optimizer)
+    runs = descents.compiled(function, cls, begins, lrs, steps)
+
+    def curve(lr: float) -> tuple[Array, Array, list[int]]:  # made again, alone: kept for all it would be large
+        return of_run(descents.recorded(function, cls, begins.points[0], lr, steps), 0)
+
+    return [Rate(one, lambda lr=lr: curve(lr)) for one, lr in zip(split(runs, len(lrs)), lrs, strict=True)]
 
 
-def descend(function: Function, make_optimizer: MakeOptimizer, starts: Tensor, lrs: list[float], steps: int) -> Descent:
-    """Minimise from all `starts` [seeds, dimension] with all `lrs` at once; the runs are ordered lr by lr.
-
-    `make_optimizer` gets one parameter group per learning rate, with one parameter per seed.
-    """
-    points = starts.repeat(len(lrs), 1)
-    gradients = torch.zeros_like(points)
-    make_optimizer(groups_of(points.clone(), gradients, lrs)).step()  # untimed and thrown away: it may compile a kernel
-    optimizer = make_optimizer(groups_of(points, gradients, lrs))
-    kept = sweep.kept_steps(steps)
-    keep = set(kept)
-    losses, path = [], []
-    begin = time.perf_counter()
-    for step in range(steps + 1):
-        if step in keep:
-            path.append(points.clone())
-        if step < steps:
-            values, gradient = function.value_and_gradient(points)
-            gradients.copy_(gradient)
-            optimizer.step()
-        else:
-            values = function(points)
-        losses.append(values)
-    history = torch.stack(losses).cpu()  # waits for the device
-    return Descent(history, kept, torch.stack(path).cpu(), time.perf_counter() - begin)
-
-
-def descend_compiled(function: Function, optimizer: str, starts: Tensor, lrs: list[float], steps: int) -> Descent:
-    """As `descend`, for an elementwise optimizer of ours."""
-    from bench.sweeps import engine
-
-    cls, points = getattr(optimizers, optimizer), starts.repeat(len(lrs), 1).numpy()
-    options = {"lr": np.repeat(lrs, len(starts))}
-    engine.sweep(function, cls, options, points, 0)  # untimed: it may compile
-    begin = time.perf_counter()
-    found = engine.sweep(function, cls, options, points, steps, every=1)
-    seconds = time.perf_counter() - begin
-    kept = sweep.kept_steps(steps)
-    return Descent(
-        torch.from_numpy(found.recorded_values), kept, torch.from_numpy(found.recorded_points[kept]), seconds
+def make_batched(
+    function: Function, optimizer: str, begins: Starts, lrs: list[float], steps: int, device: str
+) -> list[Rate]:
+    found = descents.batched(
+        function,
+        lambda groups: contenders.build("ours", optimizer, groups),
+        begins.points,
+        lrs,
+        steps,
+        device,
+        evaluator(function, device),
     )
+    return judged(found, begins, len(lrs))
 
 
-def descend_by_closure(
-    function: Function, make_optimizer: MakeOptimizer, starts: Tensor, lrs: list[float], steps: int
-) -> Descent:
-    """As `descend`, for an optimizer that evaluates the loss itself: row k of the losses is its evaluation k.
+def make_alone(
+    function: Function, optimizer: str, begins: Starts, lrs: list[float], steps: int, device: str
+) -> list[Rate]:
+    # One step instead of many: the path is the same, for without a line search a step ends ahead of an evaluation that
+    # the next one makes; but each step looks at all of its history first.
+    found = descents.one_at_a_time(
+        function,
+        lambda groups: contenders.build("ours", optimizer, groups, max_iter=steps + 1, max_eval=steps + 2),
+        begins,
+        lrs,
+        steps,
+        evaluator(function, "cpu"),
+    )
+    return judged(found, begins, len(lrs))
 
-    A run ends early where a step moves nothing any more, and where it has diverged: then its last loss is repeated.
+
+def evaluator(function: Function, device: str) -> descents.Evaluate | None:
+    """The compiled value and gradient where there is a compiler: twenty times as fast for a few points."""
+    if device != "cpu" or isinstance(kernels.executor("cpu"), str):
+        return None
+    from bench.sweeps import engine
+
+    return engine.evaluator(function)
+
+
+MAKERS = {COMPILED: make_compiled, BATCHED: make_batched, ALONE: make_alone}
+
+
+def judged(found: Descent, begins: Starts, rates: int) -> list[Rate]:
+    runs, seeds = split(descents.judge(found, begins), rates), len(begins.losses)
+    return [Rate(one, lambda run=place * seeds: of_run(found, run)) for place, one in enumerate(runs)]
+
+
+def of_run(found: Descent, run: int) -> tuple[Array, Array, list[int]]:
+    return found.losses[:, run], found.points[:, run], found.kept
+
+
+def split(runs: Runs, rates: int) -> list[Runs]:
+    """The runs of each learning rate."""
+    seeds = len(runs.initial) // rates
+    return [runs.take(slice(place * seeds, (place + 1) * seeds)) for place in range(rates)]
+
+
+def widened(
+    make: Callable[[list[float]], list[Rate]], multiples: list[float], extra: int, tuning: int, steps: int
+) -> dict[float, Rate]:
+    """The rates of the grid `multiples`, and up to `extra` more on each side while the best is the last one there.
+
+    The best is that of the largest mean area on the first `tuning` seeds.
     """
-    kept = sweep.kept_steps(steps)
-    points = starts.repeat(len(lrs), 1)
-    make_optimizer([{"params": [starts[0].clone()], "lr": lrs[0]}]).step(lambda: torch.zeros(()))  # as in `descend`
-    losses = torch.empty(steps + 1, len(points), dtype=points.dtype, device=points.device)
-    path = torch.empty(len(kept), *points.shape, dtype=points.dtype, device=points.device)
-    evaluations = []
-    begin = time.perf_counter()
-    for run, start in enumerate(points):
-        seen, places = follow(function, make_optimizer, start.clone(), lrs[run // len(starts)], steps)
-        evaluations.append(min(len(seen), steps))
-        last = len(seen) - 1
-        losses[:, run] = torch.stack([seen[min(step, last)] for step in range(steps + 1)])
-        path[:, run] = torch.stack([places[min(step, last)] for step in kept])
-    return Descent(losses.cpu(), kept, path.cpu(), time.perf_counter() - begin, evaluations)
+    rates = dict(zip(multiples, make(multiples), strict=True))
+    for side in (1, -1) if len(multiples) > 1 else ():
+        for _ in range(extra):
+            grid = np.array(sorted(rates))
+            areas = np.array([measures.area(rates[one].runs.hits[:tuning], steps).mean() for one in grid])
+            edge = grid[-1 if side > 0 else 0]
+            if grid[tracks.preferred(areas, grid)] != edge:
+                break
+            multiple = sweep.next_multiple(float(edge), side)
+            (rates[multiple],) = make([multiple])
+    return dict(sorted(rates.items()))
 
 
-def follow(
-    function: Function, make_optimizer: MakeOptimizer, point: Tensor, lr: float, steps: int
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The losses and the points of one run's evaluations: those of `steps` gradients, and where the last one led."""
-    optimizer = make_optimizer([{"params": [point], "lr": lr}])
-    losses: list[Tensor] = []
-    points: list[Tensor] = []
-
-    def closure() -> Tensor:
-        values, gradients = function.value_and_gradient(point[None])
-        point.grad = gradients[0]
-        losses.append(values[0])
-        points.append(point.clone())
-        return values[0]
-
-    while len(losses) <= steps:
-        before = point.clone()
-        optimizer.step(closure)
-        gap = losses[-1].item() - function.minimum
-        if torch.equal(before, point) or not gap <= diverging_gap(function, losses[0].item()):
-            break
-    return losses[: steps + 1], points[: steps + 1]
-
-
-def groups_of(points: Tensor, gradients: Tensor, lrs: list[float]) -> list[dict[str, Any]]:
-    """One parameter group for each learning rate, whose parameters are rows of `points`, lr by lr."""
-    parameters = [row.detach() for row in points]
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient  # a view: filled in place in every step, assigned once
-    seeds = len(points) // len(lrs)
-    return [{"params": parameters[i * seeds : (i + 1) * seeds], "lr": lr} for i, lr in enumerate(lrs)]
-
-
-def judge(function: Function, found: Descent, run: int) -> dict[str, Any]:
-    """The columns that say how one run went; `gap` is inf for a run that diverged, whatever it passed on its way."""
-    losses = found.losses[:, run]
-    steps = len(losses) - 1
-    bad, reason = first_bad_step(function, losses)
-    good = losses[:bad]
-    best = good.min().item() if len(good) else math.nan
-    aim = hits.reference(losses[0].item(), function.basin, function.minimum)
-    return {
+def summary(function: Function, begins: Starts, runs: Runs, steps: int, tuning: int) -> dict[str, Any]:
+    """The columns that say how the runs of one learning rate went; a run that diverged has infinite gaps."""
+    ok = runs.ok
+    gaps = measured_quartiles(np.where(ok, runs.best - function.minimum, np.inf))
+    final = measured_quartiles(np.where(ok, runs.final - function.minimum, np.inf))
+    row: dict[str, Any] = {
+        "runs": len(ok),
+        "tuning_seeds": min(tuning, len(ok)),
         "steps": steps,
-        "status": str(Status.OK if bad is None else Status.DIVERGED),
-        "reason": reason,
-        "first_bad_step": bad,
-        "initial_loss": losses[0].item(),
-        "final_loss": losses[steps if bad is None else bad].item(),
-        "best_loss": best,
+        "status": str(Status.OK if ok.any() else Status.DIVERGED),
+        "reason": reason(runs, begins),
+        "diverged": int((~ok).sum()),
         "minimum": function.minimum,
-        "reference": aim,
-        "gap": best - function.minimum if bad is None else math.inf,
-        "hits": hits.encode(hits.first_hits(losses.numpy(), aim)) if bad is None else "",
-        # of a run that diverged too: it was stepped on with its sweep
-        "evaluations": found.evaluations[run] if found.evaluations else steps,
-        "seconds": found.seconds / found.losses.shape[1],
+        "basin": float(begins.basins[0]),
+        "other_basins": int((np.abs(begins.basins - begins.basins[0]) > 1e-6 * np.abs(begins.losses)).sum()),
     }
+    row |= dict(zip(("gap_q1", "gap_median", "gap_q3"), gaps, strict=True))
+    row |= dict(zip(("final_gap_q1", "final_gap_median", "final_gap_q3"), final, strict=True))
+    for decade in TOLD:
+        times = runs.hits[:, int(np.flatnonzero(hits.EXPONENTS == decade)[0])]
+        row[f"gradients_{decade}"] = measured_quartiles(times)[1]
+        row[f"met_{decade}"] = float(np.isfinite(times).mean())
+    row |= {"evaluations": int(runs.evaluations.sum()), "seconds": float(runs.seconds.sum())}
+    return row | {"_hits": hits.encode(runs.hits)}
 
 
-def first_bad_step(function: Function, losses: Tensor) -> tuple[int | None, str]:
-    """The first step at which a run has diverged, and in which way; None and "" if it never has."""
-    gaps = losses - function.minimum
-    limit = diverging_gap(function, losses[0].item())
-    below = gaps < -1e-9 * max(1.0, abs(function.minimum))  # possible only outside the domain
-    bad = ~(gaps <= limit) | below
+def reason(runs: Runs, begins: Starts) -> str:
+    """How many runs diverged, and in which way most of them; "" if none."""
+    bad = ~runs.ok
     if not bad.any():
-        return None, ""
-    step = int(bad.int().argmax())
-    if below[step]:
-        return step, f"fell below the minimum at step {step}, so it has left the domain"
-    value = losses[step].item()
-    if not math.isfinite(value):
-        return step, f"loss is {value} at step {step}"
-    return step, f"loss is {value:.3g} at step {step}, more than {DIVERGED:.0f} times the initial gap"
+        return ""
+    values, lowest = runs.final[bad], begins.lowest[bad]
+    ways = {
+        "the loss became nan": np.isnan(values),
+        "the loss became infinite": np.isinf(values),
+        "the loss fell below the minimum, so outside the domain": np.isfinite(values) & (values < lowest),
+        f"the loss rose above {DIVERGED:.0f} times the initial gap": np.isfinite(values) & (values >= lowest),
+    }
+    way = max(ways, key=lambda one: ways[one].sum())
+    return f"{bad.sum()} of {len(bad)} runs diverged, the first at step {runs.bad_step[bad].min()}, mostly because {way}"
 
 
-def diverging_gap(function: Function, initial_loss: float) -> float:
-    """Above this gap a run has diverged."""
-    return DIVERGED * max(1.0, initial_loss - function.minimum)
-
-
-def keep_curves(rows: list[dict[str, Any]], function: Function, found: Descent) -> None:
-    """Add `_losses` and, in two dimensions, `_trace` to the run of seed 0 that ended lowest: what the charts show."""
-    published = [run for run, row in enumerate(rows) if row["seed"] == 0]
+def keep_curve(rows: list[dict[str, Any]], rates: list[Rate], function: Function) -> None:
+    """Add `_losses`, `_curve_status` and, in two dimensions, `_trace` of seed 0 to the rate where it ended lowest."""
     # Where it ended, not the best it passed: a run that only jumps about passes good points by luck.
-    best = min(published, key=lambda run: rows[run]["final_loss"] if rows[run]["status"] == Status.OK else math.inf)
-    kept = [(place, step) for place, step in enumerate(found.kept) if counts(rows[best], step)]
-    rows[best]["_losses"] = [[step, short(found.losses[step, best].item())] for _, step in kept]
+    ends = [rate.runs.final[0] if rate.runs.ok[0] else math.inf for rate in rates]
+    best = int(np.argmin(ends))
+    losses, points, kept = rates[best].curve()
+    bad = int(rates[best].runs.bad_step[0])
+    shown = [(place, step) for place, step in enumerate(kept) if bad < 0 or step < bad]
+    rows[best]["_losses"] = [[step, short(losses[step])] for _, step in shown]
+    rows[best]["_curve_status"] = str(Status.OK if bad < 0 else Status.DIVERGED)
     if function.dimension == 2:
-        rows[best]["_trace"] = [[short(x) for x in found.points[place, best].tolist()] for place, _ in kept]
+        rows[best]["_trace"] = [[short(x) for x in points[place]] for place, _ in shown]
 
 
 def short(number: float) -> float:
     """Seven digits: enough for a chart, half the size in the journal."""
     return float(f"{number:.7g}")
-
-
-def counts(row: dict[str, Any], step: int) -> bool:
-    """Whether the run had not diverged yet at `step`."""
-    return row["first_bad_step"] is None or step < row["first_bad_step"]

@@ -7,15 +7,20 @@ minimum is there everything, which is why none of the race's is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import torch
+import numpy as np
+import optimizers as ours
 from torch import Tensor
 
-from bench import functions_race, sweep
+from bench import descents, functions_race, sweep
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome
+from bench.descents import Runs
+from bench.problems.function import Function
 from bench.problems.functions import FUNCTIONS, known, named
+from bench.starts import Starts, starts
 
 Move = Callable[[Tensor, float], Any]  # of a point with its gradient, by a learning rate
 
@@ -25,10 +30,12 @@ MOVES: dict[str, Move] = {
     "sign flipped": lambda point, lr: point.add_(point.grad, alpha=lr),
     "to the origin": lambda point, lr: point.zero_(),
 }
+RESTING = ("stands still", "to the origin")  # after their first step they move no more
+SECONDS = 0.01  # measured, mean over functions and nulls
 
 
 class Null:
-    """What `functions_race.descend` asks of an optimizer: made from groups of parameters, it steps them."""
+    """What `descents.batched` asks of an optimizer: made from groups of parameters, it steps them."""
 
     def __init__(self, move: Move, groups: list[dict[str, Any]]) -> None:
         self.move, self.groups = move, groups
@@ -42,15 +49,15 @@ class Null:
 def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str] | None, seed: int) -> list[Cell]:
     """One cell for each function × null, whatever `optimizers` are asked for."""
     names = problems if problems is not None else budget.function_names or FUNCTIONS
-    settings = {"steps": budget.function_steps, "seeds": budget.function_seeds, "seed": seed, "dtype": "float64"}
+    settings = {
+        "steps": budget.function_steps,
+        "seeds": budget.function_seeds,
+        "tuning_seeds": budget.function_tuning_seeds,
+        "seed": seed,
+        "dtype": "float64",
+    }
     return [
-        Cell(
-            kind="nulls",
-            device=device,
-            optimizer=null,
-            settings={"name": name, **settings},
-            expected_seconds=budget.function_steps * functions_race.JOINT_STEP_SECONDS / 2,
-        )
+        Cell("nulls", device, null, settings={"name": name, **settings}, expected_seconds=SECONDS)
         for name in names
         if known(name)
         for null in MOVES
@@ -59,16 +66,22 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
 
 @sweep.one_thread()
 def run(cell: Cell) -> Outcome:
-    """The runs of one null on one function, a row for each seed, with the columns of the others."""
+    """The runs of one null on one function: one row, with the columns of the others."""
     settings, function = cell.settings, named(cell.settings["name"])
-    seeds, lr = range(settings["seeds"]), sweep.default_lr("SGD")
-    starts = torch.tensor(
-        [functions_race.start(function, settings["seed"], seed) for seed in seeds],
-        dtype=torch.float64,
-        device=cell.device,
-    )
-    move = MOVES[cell.optimizer]
-    found = functions_race.descend(function, lambda groups: Null(move, groups), starts, [lr], settings["steps"])
+    steps, lr = settings["steps"], sweep.default_lr("SGD")
+    begins = starts(function, settings["seed"], settings["seeds"])
+    runs, executor = made(function, cell.optimizer, begins, lr, steps, cell.device)
     labels = {"function": function.name, "dimension": function.dimension, "optimizer": cell.optimizer}
-    labels |= {"device": cell.device, "lr": lr, "lr_multiple": 1.0, "executor": functions_race.BATCHED}
-    return Outcome(rows=[{**labels, "seed": seed, **functions_race.judge(function, found, seed)} for seed in seeds])
+    labels |= {"device": cell.device, "lr": lr, "lr_multiple": 1.0, "executor": executor}
+    return Outcome(rows=[labels | functions_race.summary(function, begins, runs, steps, settings["tuning_seeds"])])
+
+
+def made(function: Function, null: str, begins: Starts, lr: float, steps: int, device: str) -> tuple[Runs, str]:
+    """The runs of a null, and how they were made: those that move in every step by compiled code, where there is."""
+    if null not in RESTING and functions_race.compiles("SGD", device):
+        runs = descents.compiled(function, ours.SGD, begins, [lr], steps, {"maximize": True})
+        return runs, functions_race.COMPILED
+    first = min(steps, 1) if null in RESTING else steps
+    found = descents.batched(function, lambda groups: Null(MOVES[null], groups), begins.points, [lr], first, device)
+    rested = found.losses[np.minimum(np.arange(steps + 1), first)]
+    return descents.judge(replace(found, losses=rested), begins), functions_race.BATCHED

@@ -198,24 +198,18 @@ def loss_parities(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def functions(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Best learning rate per function × optimizer, with the gap it reaches."""
-    best = rows.best_runs(rows.function_runs(tables), "gap")
-    best = best.rename(
-        columns={"panel": "function", "lr": "best lr", "lr_multiple": "× default", "median": "median gap"}
-    )
-    best = best.rename(columns={"low": "lower quartile", "high": "upper quartile", "failed": "diverged"})
-    return best[
-        [
-            "function",
-            "optimizer",
-            "best lr",
-            "× default",
-            "median gap",
-            "lower quartile",
-            "upper quartile",
-            "diverged",
-            "runs",
-        ]
-    ]
+    heads = {
+        "panel": "function",
+        "optimizer": "optimizer",
+        "lr": "best lr",
+        "lr_multiple": "× default",
+        "gap_median": "median gap",
+        "gap_q1": "lower quartile",
+        "gap_q3": "upper quartile",
+        "all_diverged": "diverged",
+        "all_runs": "runs",
+    }
+    return rows.best_rates(rows.function_rates(tables))[list(heads)].rename(columns=heads)
 
 
 def networks(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:

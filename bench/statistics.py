@@ -89,6 +89,17 @@ def quartiles(values: ArrayLike) -> tuple[float, float, float]:
     return float(first), float(median), float(third)
 
 
+def measured_quartiles(values: ArrayLike) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile, each a value that was measured.
+
+    Between two values median and upper quartile are the larger one: of two seeds of which one failed (inf), the median
+    is that of a failure.
+    """
+    low = np.quantile(values, 0.25, method="lower")
+    median, high = np.quantile(values, (0.5, 0.75), method="higher")
+    return float(low), float(median), float(high)
+
+
 def geometric_mean(ratios: ArrayLike, lows: ArrayLike, highs: ArrayLike) -> Interval:
     """Geometric mean of the ratios of independent cells; their half-widths add in quadrature on the log scale.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,11 @@ def lr_multiples(count: int) -> list[float]:
     if count < 1 or count % 2 == 0:
         raise ValueError(f"{count} learning rates have no middle one; choose an odd number, 1 or more")
     return [10 ** (step / 2) for step in range(-(count // 2), count // 2 + 1)]
+
+
+def next_multiple(multiple: float, side: int) -> float:
+    """The next one beyond `multiple` in the grid of `lr_multiples`, upwards for `side` 1, downwards for -1."""
+    return 10 ** ((round(2 * math.log10(multiple)) + side) / 2)
 
 
 def default_lr(optimizer: str) -> float:

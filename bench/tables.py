@@ -61,8 +61,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("host_us", "device_us", "end_to_end_us", "dropped_rounds", "status", "reason", "command", "cell"),
     ),
     "functions": (
-        *("function", "dimension", "device", "optimizer", "lr", "lr_multiple", "seed", "steps", "status", "reason"),
-        *("first_bad_step", "initial_loss", "final_loss", "best_loss", "minimum", "gap", "reference", "hits"),
+        *("function", "dimension", "device", "optimizer", "lr", "lr_multiple", "runs", "tuning_seeds", "steps"),
+        *("status", "reason", "diverged", "minimum", "basin", "other_basins", "gap_q1", "gap_median", "gap_q3"),
+        *("final_gap_q1", "final_gap_median", "final_gap_q3"),
+        *("gradients_2", "met_2", "gradients_4", "met_4", "gradients_8", "met_8"),
         *("evaluations", "seconds", "executor", "cell"),
     ),
     "networks": (

@@ -236,19 +236,24 @@ GIVEN = 0.5  # a score on one function that no competitor may have for nothing
 def races(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     """How many runs on functions and networks diverged."""
     found = []
-    functions = rows_of(tables, "functions", ("function", "optimizer", "status"))
+    functions = rows_of(tables, "functions", ("function", "optimizer", "status", "runs", "diverged"))
     functions = functions[functions["status"].isin((*MEASURED, "diverged")) & ~functions["optimizer"].isin(NULLS)]
     networks = rows_of(tables, "networks", ("network", "device", "optimizer", "lr", "seed", "step", "status"))
     networks = networks[networks["status"].isin((*MEASURED, "diverged"))]
     runs = networks.groupby(["network", "device", "optimizer", "lr", "seed"], dropna=False)["status"].agg(
         lambda of_run: of_run.eq("diverged").any()
     )
-    for problems, name, diverged in (
-        (count(functions["function"].nunique(), "test function"), "runs", functions["status"].eq("diverged")),
-        (count(networks["network"].nunique(), "network"), "trainings", runs),
+    for problems, name, diverged, made in (
+        (
+            count(functions["function"].nunique(), "test function"),
+            "runs",
+            numbers(functions["diverged"]).sum(),
+            numbers(functions["runs"]).sum(),
+        ),
+        (count(networks["network"].nunique(), "network"), "trainings", runs.sum(), len(runs)),
     ):
-        if len(diverged):
-            of_all = f"{int(diverged.sum()):,} of {len(diverged):,} {name} on {problems}"
+        if made:
+            of_all = f"{int(diverged):,} of {int(made):,} {name} on {problems}"
             found.append(Sentence(PLAIN, f"{of_all} diverged, over all learning rates tried."))
     return found
 

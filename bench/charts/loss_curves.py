@@ -34,7 +34,7 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def function_curves(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The gap along the seed-0 run that ended lowest, for each function × optimizer."""
     parts = []
-    for row in rows.with_curve(rows.function_runs(tables), "_losses").to_dict("records"):
+    for row in rows.with_curve(rows.function_rates(tables), "_losses").to_dict("records"):
         evaluations, losses = np.asarray(row["_losses"], dtype=float).T
         finite = np.isfinite(losses)
         gaps = np.maximum(losses[finite] - row["minimum"], FLOOR)

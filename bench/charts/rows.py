@@ -7,6 +7,7 @@ import pandas as pd
 
 from bench.contenders import NULLS, TRAITS, Takes
 from bench.losses import short
+from bench.statistics import measured_quartiles
 from bench.subjects import GROUPED, MADE_FOR
 
 MEASURED = ("ok", "inconclusive")
@@ -78,7 +79,7 @@ def with_panel(table: pd.DataFrame, base: str, conditions: tuple[str, ...]) -> p
 
 
 def best_runs(runs: pd.DataFrame, score: str) -> pd.DataFrame:
-    """One row per panel × optimizer: the learning rate whose median `score` over the seeds is lowest (`quartiles`).
+    """One row per panel × optimizer: the learning rate whose median `score` over the seeds is lowest (`measured_quartiles`).
 
     Columns: panel, optimizer, lr, lr_multiple, median, low, high (quartiles), seeds, failed (runs of *all* learning
     rates that gave no finite score), runs (of all learning rates). A run that failed counts as infinitely bad; of equal
@@ -102,7 +103,7 @@ def best_runs(runs: pd.DataFrame, score: str) -> pd.DataFrame:
 
 def spread(runs: pd.DataFrame) -> dict[str, float]:
     """Median and quartiles of the column `value` over the seeds of one learning rate; a failed one is inf."""
-    low, median, high = quartiles(runs["value"])
+    low, median, high = measured_quartiles(runs["value"])
     return {
         "lr": runs["lr"].iloc[0],
         "lr_multiple": runs["multiple"].iloc[0],
@@ -113,33 +114,39 @@ def spread(runs: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def quartiles(values: pd.Series) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile, each a value that was measured.
-
-    Between two values median and upper quartile are the larger one: of two seeds of which one failed (inf), the median
-    is that of a failure.
-    """
-    low = np.quantile(values, 0.25, method="lower")
-    median, high = np.quantile(values, (0.5, 0.75), method="higher")
-    return float(low), float(median), float(high)
-
-
 def raced(table: pd.DataFrame) -> pd.DataFrame:
     """Without the optimizers that do not race, which are no failures, and those that optimize nothing."""
     return table[table["status"].ne("skipped") & ~table["optimizer"].isin(NULLS)]
 
 
-def function_runs(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """All runs on test functions, with their panel."""
-    wanted = ("function", "device", "optimizer", "lr", "lr_multiple", "seed", "status", "gap", "minimum")
-    found = raced(rows_of(tables, "functions", (*wanted, "_losses", "_trace")))
-    found = found.assign(gap=numbers(found["gap"]), minimum=numbers(found["minimum"]))
+def function_rates(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The learning rates on test functions, with their panel: how their runs ended."""
+    numeric = ("lr", "lr_multiple", "runs", "diverged", "minimum", "gap_q1", "gap_median", "gap_q3")
+    wanted = ("function", "device", "optimizer", "status", *numeric, "_losses", "_trace", "_curve_status")
+    found = raced(rows_of(tables, "functions", wanted))
+    found = found.assign(**{column: numbers(found[column]) for column in numeric})
     return with_panel(found, "function", ("device",))
 
 
-def with_curve(runs: pd.DataFrame, kept: str) -> pd.DataFrame:
-    """The runs that kept a curve (`_losses` or `_trace`): of each panel × optimizer the best one of seed 0."""
-    return runs[runs[kept].map(lambda value: isinstance(value, list) and len(value) > 0).astype(bool)]
+def best_rates(rates: pd.DataFrame) -> pd.DataFrame:
+    """Of each panel × optimizer the learning rate with the lowest median gap; of equal ones the nearest the default.
+
+    `all_runs` and `all_diverged` are of all its learning rates.
+    """
+    made = rates[rates["status"].isin((*MEASURED, "diverged"))]
+    made = made.assign(distance=np.log(made["lr_multiple"]).abs())
+    of_all = made.groupby(["panel", "optimizer"], sort=False)
+    made = made.assign(all_runs=of_all["runs"].transform("sum"), all_diverged=of_all["diverged"].transform("sum"))
+    return made.sort_values(["gap_median", "distance"], kind="stable").groupby(["panel", "optimizer"]).head(1).sort_index()
+
+
+def with_curve(rates: pd.DataFrame, kept: str) -> pd.DataFrame:
+    """The rows that kept a curve (`_losses` or `_trace`): of each panel × optimizer the best run of seed 0.
+
+    Their `status` is that of this run.
+    """
+    there = rates[rates[kept].map(lambda value: isinstance(value, list) and len(value) > 0).astype(bool)]
+    return there.assign(status=there["_curve_status"])
 
 
 def network_points(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:

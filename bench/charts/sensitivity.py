@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from bench.charts import rows, style
 from bench.charts.loss_curves import FLOOR, labels
+from bench.statistics import measured_quartiles
 
 NAME = "sensitivity"
 TITLE = "What the learning rate does to the result"
@@ -24,28 +25,38 @@ READING = (
 )
 
 
+COLUMNS = ["panel", "label", "optimizer", "lr_multiple", "median", "low", "high", "diverged"]
+
+
 def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Per panel × optimizer × lr_multiple, over the seeds: median, low, high (quartiles), diverged (any), label."""
-    columns = ["panel", "label", "optimizer", "lr_multiple", "median", "low", "high", "diverged"]
-    points = rows.last_points(rows.network_points(tables))
-    runs = pd.concat(
-        [
-            rows.function_runs(tables).assign(label="lowest loss − minimum"),
-            points.assign(label="last " + pd.Series(labels(points["minimum"]), points.index, dtype=object)),
-        ]
-    )
-    runs = runs.assign(lr_multiple=rows.numbers(runs["lr_multiple"]))
-    runs = runs[runs["lr_multiple"].gt(0) & runs["status"].isin((*rows.MEASURED, "diverged"))]
-    runs["value"] = runs["gap"].where(runs["status"].ne("diverged")).fillna(np.inf)
-    found = []
-    for key, group in runs.groupby(columns[:4], sort=False):
-        low, median, high = rows.quartiles(group["value"])
-        found.append([*key, median, low, high, bool(np.isinf(group["value"]).any())])
-    table = pd.DataFrame(found, columns=columns)
+    table = pd.concat([of_functions(tables), of_networks(tables)], ignore_index=True)
     if table.empty:
         return table
     several = table.groupby("panel")["lr_multiple"].transform("nunique").gt(1)
     return table[several].reset_index(drop=True)  # one learning rate says nothing about sensitivity
+
+
+def of_functions(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Its rows have the quartiles already."""
+    rates = rows.function_rates(tables)
+    rates = rates[rates["lr_multiple"].gt(0) & rates["status"].isin((*rows.MEASURED, "diverged"))]
+    names = {"gap_median": "median", "gap_q1": "low", "gap_q3": "high"}
+    rates = rates.assign(label="lowest loss − minimum", diverged=rates["diverged"].gt(0)).rename(columns=names)
+    return rates[COLUMNS]
+
+
+def of_networks(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    points = rows.last_points(rows.network_points(tables))
+    points = points.assign(label="last " + pd.Series(labels(points["minimum"]), points.index, dtype=object))
+    points = points.assign(lr_multiple=rows.numbers(points["lr_multiple"]))
+    points = points[points["lr_multiple"].gt(0) & points["status"].isin((*rows.MEASURED, "diverged"))]
+    points["value"] = points["gap"].where(points["status"].ne("diverged")).fillna(np.inf)
+    found = []
+    for key, group in points.groupby(COLUMNS[:4], sort=False):
+        low, median, high = measured_quartiles(group["value"])
+        found.append([*key, median, low, high, bool(np.isinf(group["value"]).any())])
+    return pd.DataFrame(found, columns=COLUMNS)
 
 
 def draw(figure: Figure, table: pd.DataFrame) -> None:

@@ -36,7 +36,7 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """One row per point of a path: panel, function, optimizer, status, x, y."""
     columns = ["panel", "function", "optimizer", "status"]
     parts = []
-    runs = rows.with_curve(rows.function_runs(tables), "_trace")
+    runs = rows.with_curve(rows.function_rates(tables), "_trace")
     if runs["function"].nunique() > len(SHOWN):
         runs = runs[runs["function"].isin(SHOWN)]
     for row in runs.to_dict("records"):

@@ -130,6 +130,7 @@ class Function:
     smooth: bool = True  # autograd has a gradient at its minimisers, and it is 0
     unbounded_outside: bool = False  # falls below the minimum outside the domain
     rotation: tuple[Point, ...] | None = None
+    unimodal: bool = False  # known to flow to `basin` from everywhere: then nobody has to follow it there
 
     @property
     def dimension(self) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bench.contenders import NULLS
 from bench.score import measures, resample
 from bench.score.costs import state_bytes, step_times
-from bench.score.hits import DECADES, TARGETS
+from bench.score.hits import DECADES
 from bench.score.runs import Field, field
 from bench.score.tracks import TRACKS, Entry, entry
 
@@ -30,7 +30,7 @@ TAUS = np.linspace(1, measures.LARGEST_RATIO, 61)
 def derive(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
     """The rows of `scores` and `profiles` from those of `functions` and `step_time`; none where nothing was raced."""
     found: dict[str, list[Row]] = {"scores": [], "profiles": []}
-    columns = ("function", "device", "optimizer", "lr_multiple", "seed", "steps", "status", "hits")
+    columns = ("function", "device", "optimizer", "lr_multiple", "tuning_seeds", "steps", "status", "_hits")
     runs = pd.DataFrame(rows.get("functions", []), columns=columns)
     times = step_times(rows.get("step_time", []))
     for device, table in runs.groupby("device", sort=False):
@@ -52,7 +52,10 @@ def derive(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
 
 
 class Standing:
-    """One track of a race: the entries, and for each measure one number per entrant, problem and seed."""
+    """One track of a race: the entries, and for each of them one number per problem and seed.
+
+    Whatever compares entrants is of the seeds they share: `ratios` [real entrants, problems, shared seeds, decades].
+    """
 
     def __init__(self, race: Field, track: str):
         entries = [(runs, entry(runs, track, race)) for runs in race.entrants]
@@ -61,15 +64,14 @@ class Standing:
         self.entries: list[Entry] = [one for _, one in entries if one]
         self.names = [one.optimizer for one in self.entries]
         self.real = [place for place, name in enumerate(self.names) if name not in NULLS]
-        problems, seeds = len(race.problems), len(race.seeds) - 1
-        self.weights = resample.weights(problems, seeds)
-        self.freedom = problems * (seeds - 1)
-        self.times = np.array([one.times for one in self.entries]).reshape(-1, problems, seeds, len(TARGETS))
-        self.areas = measures.area(self.times, race.budget)
-        self.samples = resample.means(self.areas, self.weights)  # [resamples, entrants]
-        self.late = self.times[..., DECADES]
-        among = self.late[self.real]
-        self.ratios = measures.ratios(self.late, among if len(among) else np.full_like(self.late[:1], np.inf))
+        self.areas = [measures.area(one.times, race.budget) for one in self.entries]  # each [problems, seeds]
+        self.scores = np.array([one.mean() for one in self.areas])
+        samples = [resample.means(one, resample.weights(*one.shape)) for one in self.areas]
+        self.samples = np.array(samples).reshape(len(samples), -1).T  # [resamples, entrants]
+        self.late = [one.times[..., DECADES] for one in self.entries]
+        self.shared = min((one.shape[1] for place, one in enumerate(self.areas) if place in self.real), default=0)
+        together = np.array([self.late[place][:, : self.shared] for place in self.real])
+        self.ratios = measures.ratios(together, together) if len(together) else together
 
     def base(self) -> int | None:
         return self.names.index(BASE) if BASE in self.names else None
@@ -82,8 +84,8 @@ def score_rows(standing: Standing, step_us: dict[str, float]) -> Iterator[Row]:
     tied = ties(standing)
     for place, one in enumerate(standing.entries):
         multiples = set(one.multiples)
-        seeds = len(standing.race.seeds) - 1
-        shared = {"optimizer": one.optimizer, "seeds": seeds, "status": "ok", "reason": ""}
+        areas = standing.areas[place]
+        shared = {"optimizer": one.optimizer, "seeds": areas.shape[1], "status": "ok", "reason": ""}
         yield {
             **shared,
             "problem": ALL,
@@ -98,50 +100,55 @@ def score_rows(standing: Standing, step_us: dict[str, float]) -> Iterator[Row]:
             "step_us": step_us[one.optimizer],
             "state_bytes": state_bytes(one.optimizer),
         }
-        weights = resample.weights(1, seeds)
+        samples = resample.means(areas[:, None], resample.weights(1, areas.shape[1]))
+        low, high = resample.bounds(samples, areas.shape[1] - 1)
         for number, problem in enumerate(standing.race.problems):
-            areas = standing.areas[place, number : number + 1]
             yield {
                 **shared,
                 "problem": problem,
                 "problems": 1,
                 "lr_multiple": one.multiples[number],
-                **with_bounds("score", areas.mean(), resample.means(areas, weights), seeds - 1),
+                "score": float(areas[number].mean()),
+                "score_low": float(low[number]),
+                "score_high": float(high[number]),
                 "tied": bool(tied[number]),
             }
 
 
 def whole(standing: Standing, place: int) -> Row:
     """The measures of one entrant over all problems, each with its interval."""
-    times, base = standing.times[place], standing.base()
+    areas, base = standing.areas[place], standing.base()
     per_run = {
-        "score": standing.areas[place],
-        "profile": measures.profile_area(standing.ratios[place]),
-        "success": measures.solved(times),
+        "score": areas,
+        "success": measures.solved(standing.entries[place].times),
         "lr_decades": robustness(standing, place),
     }
+    if place in standing.real:
+        per_run["profile"] = measures.profile_area(standing.ratios[standing.real.index(place)])
     if base is not None and place in standing.real:
-        per_run["improvement"] = measures.better(standing.areas[place], standing.areas[base])
+        both = min(areas.shape[1], standing.areas[base].shape[1])
+        per_run["improvement"] = measures.better(areas[:, :both], standing.areas[base][:, :both])
     row: Row = {}
     for name, values in per_run.items():
-        row |= with_bounds(name, values.mean(), resample.means(values, standing.weights), standing.freedom)
+        row |= with_bounds(name, values.mean(), resample.means(values, resample.weights(*values.shape)), values.shape)
     if base is not None and place in standing.real:
-        row |= speed_up(standing.late[place], standing.late[base], standing)
+        row |= speed_up(standing.late[place][:, :both], standing.late[base][:, :both])
     return row
 
 
-def speed_up(late: Array, base: Array, standing: Standing) -> Row:
+def speed_up(late: Array, base: Array) -> Row:
     """The interquartile mean over problems, seeds and whole decades of the log2 of the speed-up over `base`."""
-    logs = measures.log2_speed_ups(late, base)
-    logs = logs.reshape(-1, logs.shape[-1])
+    problems, seeds, decades = late.shape
+    logs = measures.log2_speed_ups(late, base).reshape(-1, decades)
     alike = np.full((1, len(logs)), 1 / len(logs))
     (value,) = measures.interquartile_mean(logs, alike)
-    samples = measures.interquartile_mean(logs, standing.weights.reshape(-1, len(logs)))
-    return with_bounds("log2_speed_up", value, samples, standing.freedom)
+    samples = measures.interquartile_mean(logs, resample.weights(problems, seeds).reshape(-1, len(logs)))
+    return with_bounds("log2_speed_up", value, samples, (problems, seeds))
 
 
-def with_bounds(name: str, value: float, samples: Array, freedom: int) -> Row:
-    """The columns of a measure and the ends of its interval."""
+def with_bounds(name: str, value: float, samples: Array, shape: tuple[int, ...]) -> Row:
+    """The columns of a measure and the ends of its interval; `shape` is [problems, seeds]."""
+    freedom = shape[0] * (shape[1] - 1)
     return dict(zip((name, f"{name}_low", f"{name}_high"), resample.interval(value, samples, freedom), strict=True))
 
 
@@ -149,7 +156,8 @@ def robustness(standing: Standing, place: int) -> Array:
     """Decades of learning rate that are good [problems, seeds], whatever the track; over those tried everywhere."""
     runs = standing.runs[place]
     everywhere = runs.there.all(axis=1)
-    return measures.good_decades(runs.times[everywhere][:, :, 1:, ROBUST], runs.multiples[everywhere])
+    late = runs.times[everywhere][:, :, standing.race.tuning_seeds :, ROBUST]
+    return measures.good_decades(late, runs.multiples[everywhere])
 
 
 def rank_columns(standing: Standing) -> list[Row]:
@@ -160,15 +168,15 @@ def rank_columns(standing: Standing) -> list[Row]:
     real, rows = standing.real, [Row() for _ in standing.entries]
     if not real:
         return rows
-    areas = standing.areas[real]
-    rank = resample.ranks(rounded(areas.mean(axis=(1, 2))))
-    bounds = resample.bounds(resample.ranks(rounded(standing.samples[:, real])), standing.freedom)
-    if len(standing.race.seeds) < 3:  # one seed that is scored: there is nothing to resample
+    means = np.array([standing.areas[place].mean(axis=1) for place in real])
+    rank = resample.ranks(rounded(standing.scores[real]))
+    fewest = min(standing.areas[place].size - len(standing.areas[place]) for place in real)
+    bounds = resample.bounds(resample.ranks(rounded(standing.samples[:, real])), fewest)
+    if fewest == 0:  # one seed that is scored: there is nothing to resample
         bounds = (np.full(len(real), np.nan),) * 2
     without_problem = rank[None]
-    if areas.shape[1] > 1:
-        each = areas.mean(axis=2)
-        without_problem = resample.ranks(rounded((each.sum(axis=1)[:, None] - each).T))  # sums rank as means do
+    if means.shape[1] > 1:
+        without_problem = resample.ranks(rounded((means.sum(axis=1)[:, None] - means).T))  # sums rank as means do
     profiles = without_competitor(standing)
     for number, place in enumerate(real):
         rows[place] = {
@@ -188,7 +196,7 @@ def without_competitor(standing: Standing) -> Array:
 
     The last row leaves nobody out.
     """
-    late = standing.late[standing.real]
+    late = np.array([standing.late[place][:, : standing.shared] for place in standing.real])
     found = np.full((len(late) + 1, len(late)), np.nan)
     for left_out in range(len(late) + 1):
         kept = [place for place in range(len(late)) if place != left_out]
@@ -207,13 +215,13 @@ def beaten(standing: Standing) -> list[Row]:
     """Whom each real entrant beats and who beats it: the paired test of their scores, corrected over all pairs."""
     real = standing.real
     pairs = [(a, b) for number, a in enumerate(real) for b in real[number + 1 :]]
-    differences = [standing.areas[a] - standing.areas[b] for a, b in pairs]
+    differences = [difference(standing.areas[a], standing.areas[b]) for a, b in pairs]
     corrected = resample.holm(np.array([resample.paired_p(one) for one in differences]))
     wins: list[list[str]] = [[] for _ in standing.entries]
     losses: list[list[str]] = [[] for _ in standing.entries]
-    for (a, b), difference, p in zip(pairs, differences, corrected, strict=True):
+    for (a, b), between, p in zip(pairs, differences, corrected, strict=True):
         if p < resample.SIGNIFICANT:
-            better, worse = (a, b) if difference.mean() > 0 else (b, a)
+            better, worse = (a, b) if between.mean() > 0 else (b, a)
             wins[better].append(standing.names[worse])
             losses[worse].append(standing.names[better])
     return [
@@ -222,12 +230,18 @@ def beaten(standing: Standing) -> list[Row]:
     ]
 
 
+def difference(first: Array, second: Array) -> Array:
+    """`first` - `second` [problems, seeds] of the seeds that both have."""
+    both = min(first.shape[1], second.shape[1])
+    return first[:, :both] - second[:, :both]
+
+
 def ties(standing: Standing) -> NDArray[np.bool_]:
     """The problems [problems] on which all real entrants score the same: they tell nobody apart."""
-    means = standing.areas[standing.real].mean(axis=2)
-    if len(means) < 2:
+    if len(standing.real) < 2:
         return np.zeros(len(standing.race.problems), dtype=bool)
-    return np.ptp(means, axis=0) <= TIED
+    first, *others = (standing.areas[place] for place in standing.real)
+    return np.all([np.abs(difference(one, first).mean(axis=1)) <= TIED for one in others], axis=0)
 
 
 def profile_rows(standing: Standing) -> Iterator[Row]:
@@ -235,11 +249,13 @@ def profile_rows(standing: Standing) -> Iterator[Row]:
     budget = standing.race.budget
     budgets = np.unique(np.round(np.geomspace(1, budget, ECDF_POINTS)))
     for place, name in enumerate(standing.names):
-        curves = [("ecdf", budgets, measures.met(standing.times[place], budgets))]
+        curves = [("ecdf", budgets, measures.met(standing.entries[place].times, budgets))]
         if place in standing.real:
-            curves.append(("profile", TAUS, measures.within_ratio(standing.ratios[place], TAUS)))
+            ratios = standing.ratios[standing.real.index(place)]
+            curves.append(("profile", TAUS, measures.within_ratio(ratios, TAUS)))
         for kind, x, values in curves:
-            values = np.moveaxis(values, -1, 0)
-            low, high = resample.bounds(resample.means(values, standing.weights), standing.freedom)
-            for point in zip(x, values.mean(axis=(1, 2)), low, high, strict=True):
+            problems, seeds, _ = values.shape
+            samples = resample.means(np.moveaxis(values, -1, 0), resample.weights(problems, seeds))
+            low, high = resample.bounds(samples, problems * (seeds - 1))
+            for point in zip(x, values.mean(axis=(0, 1)), low, high, strict=True):
                 yield {"optimizer": name, "kind": kind, **dict(zip(("x", "share", "low", "high"), point, strict=True))}

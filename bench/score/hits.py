@@ -1,47 +1,56 @@
 """Run time to target: after how many gradients a run first came down to each target.
 
-Targets are relative to what there is to gain: with f0 the loss at the start and f_ref the value of the basin that the
-published start flows to, target q is f_ref + (f0 - f_ref) 10^-q for q = 1/4, 1/2 … 8. The first is below the start, so
+Targets are relative to what there is to gain: with f0 the loss at the start and f_ref the value of the local minimum
+that this start flows to, target q is f_ref + (f0 - f_ref) 10^-q for q = 1/4, 1/2 … 8. The first is below the start, so
 whoever stands still meets none. Fixed targets, not the results of the other entrants, as in COCO (Hansen et al., arXiv
 1605.03560).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+Array = NDArray[np.float64]
 EXPONENTS = np.arange(1, 33) / 4  # quarter decades below the start
 TARGETS = 10.0**-EXPONENTS
 DECADES = slice(3, None, 4)  # of those the whole decades: 10^-1 … 10^-8
 
 
-def reference(initial: float, basin: float, minimum: float) -> float:
-    """The value that gaps are measured from: the basin's, or the minimum for a start that is below the basin."""
-    return basin if initial > basin else minimum
+def thresholds(initial: Array, reference: Array) -> Array:
+    """The targets of runs from losses `initial` [runs], as losses [runs, targets].
 
-
-def first_hits(losses: NDArray[np.float64], reference: float) -> list[int]:
-    """Index of the first of `losses` [evaluations + 1] at or below each target; those never met are left out.
-
-    A target lies below the one before, so what is left out is always the end of the list. nan meets no target.
+    -inf for a start that is at its minimum, where there is nothing to gain.
     """
-    initial_gap = losses[0] - reference
-    if not initial_gap > 0:  # it starts at the minimum: there is nothing to gain
-        return []
-    lowest = np.fmin.accumulate((losses - reference) / initial_gap)
-    met = TARGETS[lowest[-1] <= TARGETS]
-    return np.searchsorted(-lowest, -met).tolist()  # -lowest ascends
+    gain = (initial - reference)[:, None]
+    return np.where(gain > 0, reference[:, None] + gain * TARGETS, -np.inf)
 
 
-def encode(hits: list[int]) -> str:
-    """As one field of a CSV file: ``3 5 5 12``."""
-    return " ".join(map(str, hits))
+def first_hits(losses: Array, thresholds: Array) -> Array:
+    """Index of the first of `losses` [evaluations + 1, runs] at or below each of `thresholds` [runs, targets].
+
+    inf for one never met; nan meets none.
+    """
+    found = np.full(thresholds.shape, np.inf)
+    for target, threshold in enumerate(thresholds.T):
+        met = losses <= threshold
+        found[:, target] = np.where(met.any(axis=0), met.argmax(axis=0), np.inf)
+    return found
 
 
-def decode(text: str) -> NDArray[np.float64]:
-    """The gradients to each target [targets], inf for those that were not met."""
-    times = np.full(len(TARGETS), np.inf)
-    found = np.array(text.split(), dtype=np.float64)
-    times[: len(found)] = found
+def encode(times: Array) -> list[str]:
+    """Gradients to each target [runs, targets] as a text for each run, ``3 5 5 12``.
+
+    Those never met are left out: a target lies below the one before, so they are always the end of the list.
+    """
+    return [" ".join(str(int(time)) for time in run[np.isfinite(run)]) for run in times]
+
+
+def decode(texts: Sequence[str], targets: int = len(TARGETS)) -> Array:
+    """The inverse of `encode`: the gradients to each target [runs, targets], inf for those that were not met."""
+    times = np.full((len(texts), targets), np.inf)
+    counts = np.array([text.count(" ") + 1 if text else 0 for text in texts], dtype=int)
+    times[np.arange(targets) < counts[:, None]] = np.array(" ".join(texts).split(), dtype=np.float64)
     return times

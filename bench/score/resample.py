@@ -1,10 +1,13 @@
 """How sure a score is: bootstrap intervals stratified by problem, rank intervals, paired tests.
 
-The problems are fixed, the seeds are drawn: so seeds are resampled within each problem, the same for all entrants,
-which have run from the same starts. The learning rates stay those that were chosen.
+The problems are fixed, the seeds are drawn: so seeds are resampled within each problem, the same for all entrants who
+have run from the same starts. Who has run from fewer of them has draws of its own, and what compares two is of the
+starts that both have. The learning rates stay those that were chosen.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,7 @@ Array = NDArray[np.float64]
 SIGNIFICANT = 1 - CONFIDENCE
 
 
+@cache
 def weights(problems: int, seeds: int, resamples: int = RESAMPLES, seed: int = 0) -> Array:
     """What each run counts for in each resample: [resamples, problems, seeds], each of which sums to 1.
 

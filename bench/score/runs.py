@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from bench.score.hits import TARGETS, decode
 
 Array = NDArray[np.float64]
-TUNING_SEED = 0
-COUNTED = ("ok", "diverged")  # a run that was made; whatever else has a row was tried and failed
+COUNTED = ("ok", "diverged")  # runs that were made; whatever else has a row was tried and failed
 
 
 @dataclass(frozen=True)
@@ -31,58 +30,63 @@ class Runs:
 
 @dataclass(frozen=True)
 class Field:
-    """All entrants of a race on the same problems, seeds and budget; `incomplete` says who is missing runs."""
+    """All entrants of a race on the same problems and budget; `incomplete` says who is missing runs.
+
+    Every entrant has made the first seeds, all of them the first `tuning_seeds`, and some have made more than others.
+    """
 
     problems: list[str]
-    seeds: list[int]
+    tuning_seeds: int
     budget: int
     entrants: list[Runs]
     incomplete: dict[str, str]
 
 
 def field(table: pd.DataFrame) -> Field | None:
-    """The race in a table of runs of one device (`functions.csv`); None where there is nothing to score.
+    """The race in a table of learning rates of one device (`functions.csv`); None where there is nothing to score.
 
-    A cell that crashed as a whole is one row without a seed: all its runs count as failed. An optimizer with runs
+    A cell that crashed as a whole is one row without runs: all its runs count as failed. An optimizer with runs
     missing, because the race was interrupted, is not scored: what was not tried is no failure, and no mean is made
-    without it.
+    without it. Nor is one who has no seed left after tuning.
     """
     raced = table[table["status"].ne("skipped") & table["function"].notna()]
-    made = raced[raced["status"].isin(COUNTED) & raced["seed"].notna() & raced["hits"].map(is_text).astype(bool)]
+    made = raced[raced["status"].isin(COUNTED) & raced["_hits"].map(is_list).astype(bool)]
     if made.empty or int(made["steps"].max()) < 2:
         return None
     problems = list(dict.fromkeys(raced["function"]))
-    seeds = sorted(set(made["seed"].astype(int)))
-    if len(seeds) < 2 or seeds[0] != TUNING_SEED:
+    tuning, most = int(made["tuning_seeds"].max()), int(made["_hits"].map(len).max())
+    if tuning < 1 or most <= tuning:
         return None
     entrants, incomplete = [], {}
     for name in dict.fromkeys(raced["optimizer"]):
         mine = made[made["optimizer"] == name]
         crashed = raced[raced["optimizer"].eq(name) & ~raced["status"].isin(COUNTED)]["function"].tolist()
-        runs = runs_of(name, mine, crashed, problems, seeds)
+        runs = runs_of(name, mine, crashed, problems, most)
         missing = [problem for place, problem in enumerate(problems) if not runs.there[:, place].any()]
         if missing:
             incomplete[name] = f"{len(missing)} of {len(problems)} problems not measured: {', '.join(missing[:3])}"
+        elif runs.times.shape[2] <= tuning:
+            incomplete[name] = f"no seed is left to score: {runs.times.shape[2]} made, {tuning} for tuning"
         else:
             entrants.append(runs)
-    return Field(problems, seeds, int(made["steps"].max()), entrants, incomplete)
+    return Field(problems, tuning, int(made["steps"].max()), entrants, incomplete)
 
 
-def is_text(value: object) -> bool:
-    return isinstance(value, str)
+def is_list(value: object) -> bool:
+    return isinstance(value, list)
 
 
-def runs_of(name: str, made: pd.DataFrame, crashed: list[str], problems: list[str], seeds: list[int]) -> Runs:
-    """The runs of one optimizer; each of its learning rates is there for a problem if all seeds are."""
+def runs_of(name: str, made: pd.DataFrame, crashed: list[str], problems: list[str], most: int) -> Runs:
+    """The runs of one optimizer; its seeds are as many as in each of its rows, or `most` for one that only crashed."""
     multiples = sorted(set(made["lr_multiple"].astype(float))) or [1.0]
-    shape = (len(multiples), len(problems), len(seeds))
-    times, seen = np.full((*shape, len(TARGETS)), np.inf), np.zeros(shape, dtype=bool)
-    places = [{key: place for place, key in enumerate(keys)} for keys in (multiples, problems, seeds)]
-    columns = (made["lr_multiple"].astype(float), made["function"], made["seed"].astype(int), made["hits"])
-    for multiple, problem, seed, hits in zip(*columns, strict=True):
-        place = places[0][multiple], places[1][problem], places[2][seed]
-        times[place], seen[place] = decode(hits), True
-    there = seen.all(axis=2)
+    seeds = int(made["_hits"].map(len).min()) if len(made) else most
+    times = np.full((len(multiples), len(problems), seeds, len(TARGETS)), np.inf)
+    there = np.zeros(times.shape[:2], dtype=bool)
+    rates, places = ({key: place for place, key in enumerate(keys)} for keys in (multiples, problems))
+    columns = (made["lr_multiple"].astype(float), made["function"], made["_hits"])
+    for multiple, problem, hits in zip(*columns, strict=True):
+        place = rates[multiple], places[problem]
+        times[place], there[place] = decode(hits[:seeds]), True
     for problem in crashed:
-        there[:, places[1][problem]] = True
+        there[:, places[problem]] = True
     return Runs(name, np.array(multiples), times, there)

@@ -1,4 +1,4 @@
-"""The three tracks: whose learning rates are scored. Chosen by the area of one seed, which is then never scored."""
+"""The three tracks: whose learning rates are scored. Chosen by the area of the tuning seeds, which are never scored."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ TRACKS = (DEFAULT, ONE, TUNED)
 class Entry:
     """What an optimizer is scored on in one track.
 
-    `times` [problems, seeds, targets] without the tuning seed, `multiples` [problems] of its default learning rate that
-    were chosen, `at_edge` of them the first or last tried, `tuning_runs` made to choose.
+    `times` [problems, seeds, targets] without the tuning seeds, `multiples` [problems] of its default learning rate
+    that were chosen, `at_edge` of them the first or last tried, `tuning_runs` made to choose.
     """
 
     optimizer: str
@@ -32,32 +32,36 @@ class Entry:
 
 def entry(runs: Runs, track: str, field: Field) -> Entry | None:
     """The entry of an optimizer in a track; None if the learning rate asked for was not tried everywhere."""
-    chosen = choose(area(runs.times[:, :, 0], field.budget), runs, track)
+    tuning = field.tuning_seeds
+    areas = area(runs.times[:, :, :tuning], field.budget).mean(axis=2)
+    chosen = choose(areas, runs, track)
     if chosen is None:
         return None
     problems = np.arange(len(chosen))
-    times = runs.times[chosen, problems, 1:]
+    times = runs.times[chosen, problems, tuning:]
     first = runs.there.argmax(axis=0)
     last = len(runs.multiples) - 1 - runs.there[::-1].argmax(axis=0)
     tried = int(runs.there.sum())
     several = tried > len(chosen) and track != DEFAULT
     edge = int(((chosen == first) | (chosen == last)).sum()) if several else 0
-    return Entry(runs.optimizer, times, runs.multiples[chosen], edge, tried if several else 0)
+    return Entry(runs.optimizer, times, runs.multiples[chosen], edge, tuning * tried if several else 0)
 
 
-def choose(areas: Array, runs: Runs, track: str) -> NDArray[np.intp] | None:
-    """Place of the learning rate for each problem, by the tuning seed's `areas` [learning rates, problems].
+def preferred(areas: Array, multiples: Array) -> NDArray[np.intp]:
+    """Place of the best learning rate by `areas` [learning rates, ...].
 
     Of equally good ones the nearest to the default, the smaller of two.
     """
-    distance = np.abs(np.log(runs.multiples))
-    everywhere = runs.there.all(axis=1)
+    order = np.lexsort((multiples, np.abs(np.log(multiples))))
+    return order[areas[order].argmax(axis=0)]
+
+
+def choose(areas: Array, runs: Runs, track: str) -> NDArray[np.intp] | None:
+    """Place of the learning rate for each problem, by the tuning seeds' `areas` [learning rates, problems]."""
     if track == TUNED:
-        order = np.lexsort((runs.multiples, distance))
-        possible = np.where(runs.there, areas, -1.0)[order]
-        return order[possible.argmax(axis=0)]
-    allowed = everywhere & (np.isclose(runs.multiples, 1) if track == DEFAULT else True)
+        return preferred(np.where(runs.there, areas, -1.0), runs.multiples)
+    allowed = runs.there.all(axis=1) & (np.isclose(runs.multiples, 1) if track == DEFAULT else True)
     if not allowed.any():
         return None
-    best = min(np.flatnonzero(allowed), key=lambda one: (-areas[one].mean(), distance[one], one))
+    best = preferred(np.where(allowed, areas.mean(axis=1), -1.0), runs.multiples)
     return np.full(areas.shape[1], best)

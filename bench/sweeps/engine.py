@@ -7,7 +7,7 @@ state rounded to float32 as the class keeps it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,8 @@ class Sweep:
     values [runs]: after the last step. points [runs, dimension]: there. best [runs]: the least value at any step, the
     start and the end among them, before the run went out of bounds. bad_step [runs]: when that was, -1 for never;
     bad_values [runs]: the value then. records: values and points of every k-th step, [kept, runs] and
-    [kept, runs, dimension].
+    [kept, runs, dimension]. hits [runs, targets]: the first step with a value at or below each target, -1 for none,
+    whatever the bounds.
     """
 
     values: np.ndarray
@@ -42,6 +43,7 @@ class Sweep:
     bad_values: np.ndarray
     recorded_values: np.ndarray
     recorded_points: np.ndarray
+    hits: np.ndarray
 
 
 def elementwise(cls: type) -> bool:
@@ -75,20 +77,26 @@ def sweep(
     dtype: str = "float64",
     every: int = 0,
     bounds: tuple[np.ndarray | float, np.ndarray | float] | None = None,
+    targets: np.ndarray | None = None,
 ) -> Sweep:
     """Makes `steps` steps from each of `starts` [runs, dimension].
 
     options: numbers or arrays [runs] by `names`, beside them ``maximize``, ``amsgrad``, ``centered`` as booleans.
     every: records the value and the point before every k-th step, and after the last if its turn comes; 0: none.
     bounds: the least and the greatest value of a run; one outside has diverged. None: not looked at, a little faster.
+    targets: values to come down to [runs, targets], each run's from the highest to the lowest.
 
-    Raises ValueError for options the optimizer refuses or does not have, and for starts of another dimension.
+    Raises ValueError for options the optimizer refuses or does not have, for starts of another dimension, and for
+    targets that rise.
     """
     starts = np.atleast_2d(np.asarray(starts, np.float64))
     if starts.shape[1] != function.dimension or not len(starts):
         raise ValueError(f"{function.name} has {function.dimension} dimensions; starts are {starts.shape}")
     if steps < 0 or every < 0:
         raise ValueError(f"{steps} steps and a record every {every} make no sense; give 0 or more")
+    targets = np.empty((len(starts), 0)) if targets is None else np.asarray(targets, np.float64)
+    if len(targets) != len(starts) or (targets[:, 1:] > targets[:, :-1]).any():
+        raise ValueError(f"targets are {targets.shape} for {len(starts)} runs; give each run's, highest first")
     columns, groups = _columns(cls, options, len(starts))
     low, high = bounds if bounds is not None else (-np.inf, np.inf)
     columns |= {"lowest": _array(low, len(starts)), "highest": _array(high, len(starts))}
@@ -96,7 +104,8 @@ def sweep(
     for present, chosen in groups.items():
         code = Code(function, cls.algorithm, present, dtype)
         rows = [columns[name][chosen] for name in [*code.step.columns, "highest", "lowest"]]
-        parts.append(_run(code, np.stack([*rows, *starts[chosen].T]), steps, every, bounds is not None))
+        inputs = np.stack([*rows, *starts[chosen].T])
+        parts.append(_run(code, inputs, targets[chosen].T, steps, every, bounds is not None))
     if len(parts) == 1:
         return parts[0]
     back = np.argsort(np.concatenate(list(groups.values())))
@@ -105,23 +114,48 @@ def sweep(
 
 def evaluate(function: Function, points: np.ndarray, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:
     """Values [runs] and gradients [runs, dimension] at `points` [runs, dimension], by the code a sweep runs."""
-    compiled, rows = kernel.evaluation(function, dtype)
-    address, turn = compiled.evaluate.address, rotation.words(function, rows, dtype)
-    buffer = np.zeros((rows + function.dimension, PITCH))
-    call = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(address)
-    arguments = [buffer.ctypes.data]
-    if turn["turned"]:
-        call = ctypes.CFUNCTYPE(None, *[ctypes.c_ssize_t] * 5)(turn["turned"])
-        arguments += [address, turn["matrix"], turn["kept_row"], function.dimension]
-    typed = buffer.view(dtype)[HEAD : HEAD + STRIDE * function.dimension, :LANES]
-    values, gradients = np.empty(len(points)), np.empty(points.shape)
-    for here in range(0, len(points), LANES):
-        part = points[here : here + LANES]
-        typed[::STRIDE, : len(part)] = part.T
-        call(*arguments)
-        values[here : here + LANES] = buffer[COMMON.index("value"), : len(part)]
-        gradients[here : here + LANES] = typed[1::STRIDE, : len(part)].T
-    return values, gradients
+    return _Evaluation(function, dtype)(points)
+
+
+def evaluator(function: Function) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """`Function.value_and_gradient` in float64 on the CPU by the code a sweep runs, for one call after the other.
+
+    Takes points [..., dimension], and returns new tensors.
+    """
+    made = _Evaluation(function, "float64")
+
+    def evaluated(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        values, gradients = made(points.numpy().reshape(-1, function.dimension))
+        return torch.from_numpy(values).view(points.shape[:-1]), torch.from_numpy(gradients).view(points.shape)
+
+    return evaluated
+
+
+class _Evaluation:
+    """A compiled value and gradient with the buffer that they work in."""
+
+    def __init__(self, function: Function, dtype: str) -> None:
+        compiled, rows = kernel.evaluation(function, dtype)
+        address, turn = compiled.evaluate.address, rotation.words(function, rows, dtype)
+        self.buffer = np.zeros((rows + function.dimension, PITCH))
+        self.arguments = [self.buffer.ctypes.data]
+        self.call = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(address)
+        if turn["turned"]:
+            self.call = ctypes.CFUNCTYPE(None, *[ctypes.c_ssize_t] * 5)(turn["turned"])
+            self.arguments += [address, turn["matrix"], turn["kept_row"], function.dimension]
+        typed = self.buffer.view(dtype)[HEAD : HEAD + STRIDE * function.dimension, :LANES]
+        self.places, self.slopes = typed[::STRIDE].T, typed[1::STRIDE].T
+        self.values = self.buffer[COMMON.index("value")]
+
+    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, gradients = np.empty(len(points)), np.empty(points.shape)
+        for here in range(0, len(points), LANES):
+            part = points[here : here + LANES]
+            self.places[: len(part)] = part
+            self.call(*self.arguments)
+            values[here : here + LANES] = self.values[: len(part)]
+            gradients[here : here + LANES] = self.slopes[: len(part)]
+        return values, gradients
 
 
 def _array(value: Any, runs: int) -> np.ndarray:
@@ -192,16 +226,19 @@ class Code:
         }
 
 
-def _run(code: Code, inputs: np.ndarray, steps: int, every: int, judged: bool) -> Sweep:
-    """One compiled sweep; `inputs` are the columns of the step, the bounds and the coordinates, one row each."""
+def _run(code: Code, inputs: np.ndarray, targets: np.ndarray, steps: int, every: int, judged: bool) -> Sweep:
+    """One compiled sweep; `inputs` are the columns of the step, the bounds and the coordinates, one row each.
+
+    `targets` are a row for each, too.
+    """
     runs, step = inputs.shape[1], code.step
     shared = [i for i, name in enumerate(step.columns) if name in step.split.depends]
     varying = [inputs[i] for i in shared if inputs[i].min() != inputs[i].max()]
     order = np.lexsort(varying) if varying else np.arange(runs)  # runs that share their powers lie together
     blocks = -(-runs // LANES)
-    whole = np.empty((len(inputs), blocks * LANES))
-    np.take(inputs, order, 1, out=whole[:, :runs])
-    whole[:, runs:] = whole[:, runs - 1 : runs]
+    places = np.concatenate([order, np.repeat(order[-1:], blocks * LANES - runs)])
+    whole, targets = (np.take(each, places, 1) for each in (inputs, targets))
+    hits = np.full(targets.shape, -1.0)
     alone = bool(step.split.depends - {*step.columns, "step"})  # a power of what runs do not share
     distinct, first_of = _distinct(whole[shared], blocks, alone)
     outputs = np.empty((4 + code.dimension, blocks * LANES))
@@ -223,15 +260,19 @@ def _run(code: Code, inputs: np.ndarray, steps: int, every: int, judged: bool) -
         "every": every,
         "judged": judged,
         "runs": blocks * LANES,
+        "targets": targets.ctypes.data,
+        "hits": hits.ctypes.data,
+        "target_count": len(targets),
     }.items():
         words[kernel.JOB.index(name)] = value
     _share(code.body, words.ctypes.data, count)
     at = np.empty(runs, np.int64)
     at[order] = np.arange(runs)
-    outputs, records = outputs[:, at], records[:, :, at]
+    outputs, records, hits = outputs[:, at], records[:, :, at], hits[:, at]
     value, best, bad_step, bad_value = outputs[:4]
     points = records[:, 1:].transpose(0, 2, 1)
-    return Sweep(value, outputs[4:].T, best, bad_step.astype(np.int64), bad_value, records[:, 0], points)
+    met = hits.T.astype(np.int64)
+    return Sweep(value, outputs[4:].T, best, bad_step.astype(np.int64), bad_value, records[:, 0], points, met)
 
 
 def _distinct(shared: np.ndarray, blocks: int, alone: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -268,5 +309,5 @@ def _joined(parts: list[Sweep], back: np.ndarray) -> Sweep:
     def joined(name: str, axis: int) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts], axis).take(back, axis)
 
-    ends = {name: joined(name, 0) for name in ("values", "points", "best", "bad_step", "bad_values")}
+    ends = {name: joined(name, 0) for name in ("values", "points", "best", "bad_step", "bad_values", "hits")}
     return Sweep(**ends, **{name: joined(name, 1) for name in ("recorded_values", "recorded_points")})

@@ -22,7 +22,8 @@ from optimizers.executors.sources import IMPORTS, definition
 #: what the words of a job hold
 JOB = (
     "next next_buffer blocks buffers buffer_bytes dimension columns inputs outputs distinct first_of "
-    "records steps every judged runs evaluate turned matrix kept_row begin powers coefficients rule"
+    "records steps every judged runs evaluate turned matrix kept_row begin powers coefficients rule "
+    "targets hits target_count"
 ).split()
 
 #: a call that is not inlined keeps the loop around it from becoming vector instructions
@@ -73,6 +74,36 @@ def judge(b, t):
 
 
 @njit(**OPTIONS)
+def aim(b, job, here, l, k):
+    there = k < word(job, TARGET_COUNT)
+    set_float64(b, {met} + l, float64(k))
+    set_float64(b, {target} + l, get_float64(word(job, TARGETS), k * word(job, RUNS) + here + l) if there else -np.inf)
+
+
+@njit(**OPTIONS)
+def meet(b, job, here, t):
+    crossed = 0
+    for l in range(LANES):
+        crossed += get_float64(b, {value} + l) <= get_float64(b, {target} + l)
+    if crossed == 0:
+        return
+    for l in range(LANES):
+        k = int(get_float64(b, {met} + l))
+        while k < word(job, TARGET_COUNT) and get_float64(b, {value} + l) <= get_float64(b, {target} + l):
+            set_float64(word(job, HITS), k * word(job, RUNS) + here + l, t)
+            k += 1
+            aim(b, job, here, l, k)
+
+
+@njit(**OPTIONS)
+def look(b, job, here, t):
+    if word(job, JUDGED):
+        judge(b, t)
+    if word(job, TARGET_COUNT) > 0:
+        meet(b, job, here, t)
+
+
+@njit(**OPTIONS)
 def begin(b, job, here):
     inputs, runs, columns = word(job, INPUTS), word(job, RUNS), word(job, COLUMNS)
     for c in range(columns):
@@ -84,6 +115,7 @@ def begin(b, job, here):
         set_float64(b, {best} + l, np.inf)
         set_float64(b, {bad_step} + l, -1.0)
         set_float64(b, {bad_value} + l, 0.0)
+        aim(b, job, here, l, 0)
     for i in range(word(job, DIMENSION)):
         for l in range(LANES):
             start = get_float64(inputs, (columns + 2 + i) * runs + here + l)
@@ -113,7 +145,7 @@ def record(b, job, here, t):
 @njit(**OPTIONS)
 def work(job):
     b = word(job, BUFFERS) + fetch_add(job + 8 * NEXT_BUFFER, 1) * word(job, BUFFER_BYTES)
-    steps, every, judged = word(job, STEPS), word(job, EVERY), word(job, JUDGED)
+    steps, every = word(job, STEPS), word(job, EVERY)
     while True:
         block = fetch_add(job + 8 * NEXT, 1)
         if block >= word(job, BLOCKS):
@@ -124,15 +156,13 @@ def work(job):
             if every > 0 and t % every == 0:
                 record(b, job, here, t)
             evaluate(b, job)
-            if judged:
-                judge(b, float64(t))
+            look(b, job, here, float64(t))
             call_powers(word(job, POWERS), (b, word(word(job, DISTINCT), block), word(job, FIRST_OF) + 8 * here))
             call_coefficients(word(job, COEFFICIENTS), (b, float64(t == 0)))
             for i in range(word(job, DIMENSION)):
                 call_rule(word(job, RULE), (b, b + i * {COORDINATE}))
         evaluate(b, job)
-        if judged:
-            judge(b, float64(steps))
+        look(b, job, here, float64(steps))
         if every > 0 and steps % every == 0:
             record(b, job, here, steps)
         copy(b, job, word(job, OUTPUTS), here, 4)

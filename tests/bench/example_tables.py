@@ -185,53 +185,59 @@ def functions(optimizers):
                 }
                 continue
             for multiple in MULTIPLES:
-                for seed in (0, 1):
-                    diverged = optimizer == "SGD" and multiple == 10
-                    rate = 0.01 * multiple * (1 + place)
-                    row = {
-                        "function": function,
-                        "dimension": 4 if function == "powell-singular" else 2,
-                        "device": "cpu",
-                        "optimizer": optimizer,
-                        "lr": 1e-3 * multiple,
-                        "lr_multiple": multiple,
-                        "seed": seed,
-                        "steps": 20,
-                        "status": "diverged" if diverged else "ok",
-                        "reason": "loss is nan at step 9" if diverged else "",
-                        "first_bad_step": 9 if diverged else None,
-                        "minimum": 0.0,
-                        "hits": "" if diverged else "1 2 5 5 9",
-                        "evaluations": 20,
-                        "seconds": 0.01,
-                        "gap": math.inf if diverged else math.exp(-20 * rate) + 0.1 * seed,
-                    }
-                    if seed == 0 and multiple == MULTIPLES[-1]:  # what the race keeps: the best, or all diverged
-                        row["_losses"] = [[step, 24 * math.exp(-step * rate)] for step in range(9 if diverged else 21)]
-                    if seed == 0 and multiple == 1 and row["dimension"] == 2:
-                        row["_trace"] = [[-1.2 + 0.1 * step, 1.0 - 0.01 * step * place] for step in range(21)]
-                    yield row
+                diverged = optimizer == "SGD" and multiple == 10
+                rate = 0.01 * multiple * (1 + place)
+                gap = math.inf if diverged else math.exp(-20 * rate)
+                row = {
+                    "function": function,
+                    "dimension": 4 if function == "powell-singular" else 2,
+                    "device": "cpu",
+                    "optimizer": optimizer,
+                    "lr": 1e-3 * multiple,
+                    "lr_multiple": multiple,
+                    "runs": 2,
+                    "tuning_seeds": 1,
+                    "steps": 20,
+                    "status": "diverged" if diverged else "ok",
+                    "reason": "2 of 2 runs diverged" if diverged else "",
+                    "diverged": 2 if diverged else 0,
+                    "minimum": 0.0,
+                    "gap_q1": gap,
+                    "gap_median": gap + 0.1,
+                    "gap_q3": gap + 0.1,
+                    "evaluations": 40,
+                    "seconds": 0.02,
+                    "_hits": ["", ""] if diverged else ["1 2 5 5 9", "1 2 5 5 9"],
+                    "_curve_status": "diverged" if diverged else "ok",
+                }
+                if multiple == MULTIPLES[-1]:  # what the race keeps: the best, or all diverged
+                    row["_losses"] = [[step, 24 * math.exp(-step * rate)] for step in range(9 if diverged else 21)]
+                if multiple == 1 and row["dimension"] == 2:
+                    row["_trace"] = [[-1.2 + 0.1 * step, 1.0 - 0.01 * step * place] for step in range(21)]
+                yield row
 
 
 def race(optimizers, functions=("rosenbrock", "rastrigin"), seeds=4):
-    """Runs with hits: the further down the list, the slower; the middle learning rate is the best; one seed fails."""
+    """Rows with hits: the further down the list, the slower; the middle learning rate is the best; one seed fails."""
     for function in functions:
         for place, optimizer in enumerate((*optimizers, *NULLS)):
             for multiple in (1.0,) if optimizer in NULLS else MULTIPLES:
+                hits = []
                 for seed in range(seeds):
                     pace = (1 + place) * (1 + abs(math.log10(multiple))) * (1 + 0.1 * seed)
                     times = [math.ceil(pace * (target + 1)) for target in range(32)]
                     failed = optimizer in NULLS or (seed == 1 and multiple == 10)
-                    yield {
-                        "function": function,
-                        "device": "cpu",
-                        "optimizer": optimizer,
-                        "lr_multiple": multiple,
-                        "seed": seed,
-                        "steps": 100,
-                        "status": "diverged" if failed else "ok",
-                        "hits": "" if failed else " ".join(str(time) for time in times if time <= 100),
-                    }
+                    hits.append("" if failed else " ".join(str(time) for time in times if time <= 100))
+                yield {
+                    "function": function,
+                    "device": "cpu",
+                    "optimizer": optimizer,
+                    "lr_multiple": multiple,
+                    "tuning_seeds": 1,
+                    "steps": 100,
+                    "status": "ok",
+                    "_hits": hits,
+                }
 
 
 def networks(optimizers):

@@ -8,6 +8,7 @@ from matplotlib.text import Text
 
 from bench.charts import CHARTS, render, rows, style, why_empty
 from bench.contenders import CONTENDERS, OPTIMIZERS
+from bench.statistics import measured_quartiles
 from tests.bench.example_tables import EVIL, empty_tables, example_tables, loss_time
 
 
@@ -216,7 +217,7 @@ def test_a_fault_of_the_for_loop_is_marked():
 def test_trajectories_mark_start_minimum_and_divergence():
     tables = example_tables(("SGD", "Adam"))
     runs = tables["functions"]
-    runs.loc[runs["optimizer"].eq("SGD") & runs["lr_multiple"].eq(1), "status"] = "diverged"
+    runs.loc[runs["optimizer"].eq("SGD") & runs["lr_multiple"].eq(1), "_curve_status"] = "diverged"
     figure = render(CHARTS["trajectories"], CHARTS["trajectories"].table(tables))
     marks = {line.get_marker(): line for line in figure.axes[0].lines}
     assert marks["*"].get_xydata().tolist() == [[1.0, 1.0]]  # Rosenbrock's minimum
@@ -268,14 +269,13 @@ def test_sensitivity_knows_median_quartiles_and_divergence():
     assert CHARTS["sensitivity"].table(one).empty
 
 
-def with_failed_seeds(tables, name, failed, optimizer="Adam", multiple=1.0):
-    """The tables with these seeds of one learning rate diverged."""
-    table = tables[name].copy()
-    here = table["optimizer"].eq(optimizer) & table["lr_multiple"].eq(multiple) & table["seed"].isin(failed)
-    table.loc[here, "status"] = "diverged"
-    if name == "functions":
-        table.loc[here, "gap"] = np.inf
-    return {**tables, name: table}
+def with_failed_runs(tables, failed, multiple=1.0):
+    """The tables with so many of the two runs of one learning rate on test functions diverged."""
+    table = tables["functions"].copy()
+    here = table["lr_multiple"].eq(multiple)
+    table.loc[here, "diverged"] = failed
+    table.loc[here, ["gap_median", "gap_q3"] if failed > 1 else ["gap_q3"]] = np.inf
+    return {**tables, "functions": table}
 
 
 def test_a_failed_seed_of_two_is_no_good_learning_rate():
@@ -303,14 +303,11 @@ def test_a_failed_seed_of_two_is_no_good_learning_rate():
     ],
 )
 def test_quartiles_lean_to_the_bad_side(values, expected):
-    assert rows.quartiles(pd.Series(values)) == expected
+    assert measured_quartiles(values) == expected
 
 
-def test_sensitivity_marks_every_learning_rate_with_a_failed_seed():
-    tables = example_tables(("Adam",))
-    third = tables["functions"].query("seed == 1").assign(seed=2)
-    tables["functions"] = pd.concat([tables["functions"], third], ignore_index=True)
-    table = CHARTS["sensitivity"].table(with_failed_seeds(tables, "functions", [2]))
+def test_sensitivity_marks_every_learning_rate_with_a_failed_run():
+    table = CHARTS["sensitivity"].table(with_failed_runs(example_tables(("Adam",)), 1))
     here = table[table["panel"] == "rosenbrock"].set_index("lr_multiple")
     assert here["diverged"].tolist() == [False, True, False]
     assert np.isfinite(here.loc[1.0, "median"]) and np.isinf(here.loc[1.0, "high"])
@@ -324,7 +321,7 @@ def test_sensitivity_marks_every_learning_rate_with_a_failed_seed():
 
 
 def test_sensitivity_breaks_the_line_where_the_median_failed():
-    table = CHARTS["sensitivity"].table(with_failed_seeds(example_tables(("Adam",)), "functions", [0]))
+    table = CHARTS["sensitivity"].table(with_failed_runs(example_tables(("Adam",)), 2))
     axis = render(CHARTS["sensitivity"], table).axes[0]
     (middle,) = [line for line in axis.lines if line.get_marker() == style.optimizer_style("Adam").marker]
     assert np.isnan(middle.get_ydata()).tolist() == [False, True, False]

@@ -11,30 +11,37 @@ import numpy as np
 import pytest
 import torch
 
-from bench import contenders, functions_race, sweep
+from bench import contenders, descents, functions_race, starts, sweep
 from bench.budgets import DEFAULT, SMOKE
 from bench.cell import Cell
 from bench.problems.functions import FUNCTIONS
+from bench.score import hits
 
 JOINT = [name for name, traits in contenders.TRAITS.items() if traits.takes is contenders.Takes.TENSORS]
-SMALL = dataclasses.replace(SMOKE, function_steps=40, function_learning_rates=3, function_seeds=2)
+SMALL = dataclasses.replace(SMOKE, function_steps=40, function_learning_rates=3, function_extra_rates=0)
 
 
 def cell(name: str, optimizer: str, budget=SMALL, seed: int = 0) -> Cell:
     return functions_race.cells(budget, "cpu", [optimizer], [name], seed)[0]
 
 
+def points_of(function, seeds: int) -> np.ndarray:
+    return np.array([starts.start(function, 0, seed) for seed in range(seeds)])
+
+
+def ours(optimizer: str):
+    return lambda groups: contenders.build("ours", optimizer, groups)
+
+
 @pytest.mark.parametrize("optimizer", JOINT)
 def test_joint_sweep_equals_torch_one_run_at_a_time(optimizer):
     function = FUNCTIONS["six-hump-camel"]
     steps, lrs = 60, [multiple * sweep.default_lr(optimizer) for multiple in sweep.lr_multiples(3)]
-    starts = torch.tensor([functions_race.start(function, 0, seed) for seed in range(3)], dtype=torch.float64)
-    joint = functions_race.descend(
-        function, lambda groups: contenders.build("ours", optimizer, groups), starts, lrs, steps
-    )
-    for run in range(len(lrs) * len(starts)):
-        point = starts[run % len(starts)].clone()
-        alone = contenders.build("loop", optimizer, [point], lr=lrs[run // len(starts)])
+    begins = points_of(function, 3)
+    joint = descents.batched(function, ours(optimizer), begins, lrs, steps)
+    for run in range(len(lrs) * len(begins)):
+        point = torch.tensor(begins[run % len(begins)])
+        alone = contenders.build("loop", optimizer, [point], lr=lrs[run // len(begins)])
         losses = []
         for _ in range(steps):
             # The race's gradient: autograd's last bit differs, and Adadelta makes 1e-5 of that within these steps.
@@ -42,9 +49,8 @@ def test_joint_sweep_equals_torch_one_run_at_a_time(optimizer):
             losses.append(loss.item())
             alone.step()
         losses.append(function(point).item())
-        expected = torch.tensor(losses, dtype=torch.float64)
-        torch.testing.assert_close(joint.losses[:, run], expected, rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(joint.points[-1, run], point, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(joint.losses[:, run], losses, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(joint.points[-1, run], point, rtol=1e-10, atol=1e-10)
         assert losses[-1] != losses[0]
 
 
@@ -59,13 +65,32 @@ def test_a_compiled_sweep_gives_the_rows_of_the_batched_one(optimizer, function,
     assert {row.pop("executor") for row in batched} == {"batched"}
     for one, other in zip(compiled, batched, strict=True):
         assert one.keys() == other.keys()
-        for name in one.keys() - {"seconds", "reason", "_losses", "_trace"}:
+        for name in one.keys() - {"seconds", "_losses", "_trace"}:
             # the last bits of the gradients differ, and the steps make more of that
             number = isinstance(other[name], float)
             expected = pytest.approx(other[name], rel=1e-7, abs=1e-9, nan_ok=True) if number else other[name]
             assert one[name] == expected, name
         for name in one.keys() & {"_losses", "_trace"}:
             np.testing.assert_allclose(one[name], other[name], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("function", ["himmelblau", "wood", "mccormick", "rosenbrock-10d"])
+@pytest.mark.parametrize("optimizer", [name for name in JOINT if name != "Adafactor"])
+def test_what_the_compiled_loop_judges_is_what_its_record_says(optimizer, function):
+    """Exactly: hits, first bad step, best and last loss are read off the same numbers, here and there."""
+    function = FUNCTIONS[function]
+    begins = starts.starts(function, 0, 5)
+    lrs = [sweep.default_lr(optimizer) * 10.0**decade for decade in (-2, 0, 1, 2, 4)]
+    cls = getattr(functions_race.optimizers, optimizer)
+    judged = descents.compiled(function, cls, begins, lrs, 60)
+    for place, lr in enumerate(lrs):
+        for seed in range(5):
+            one = descents.recorded(function, cls, begins.points[seed], lr, 60)
+            expected = descents.judge(one, begins.take(slice(seed, seed + 1)))
+            found = judged.take(slice(place * 5 + seed, place * 5 + seed + 1))
+            for name in ("final", "best", "bad_step", "hits", "evaluations"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+    assert np.isfinite(judged.hits).any() and np.isinf(judged.hits).any()
 
 
 def test_the_executor_is_the_fastest_that_is_exact(monkeypatch):
@@ -77,49 +102,66 @@ def test_the_executor_is_the_fastest_that_is_exact(monkeypatch):
     assert functions_race.executor_of("Adam", "cpu") == "batched"
 
 
-def lbfgs(groups):
-    return contenders.build("ours", "LBFGS", groups)
+lbfgs = ours("LBFGS")
 
 
 def test_lbfgs_takes_as_many_gradients_as_the_others_and_no_more():
     """Its steps make up to twenty evaluations; what is compared is evaluations."""
     function = FUNCTIONS["rosenbrock"]
-    starts = torch.tensor([functions_race.start(function, 0, seed) for seed in range(2)], dtype=torch.float64)
-    found = functions_race.descend_by_closure(function, lbfgs, starts, [0.03, 0.1], 45)
+    begins = starts.starts(function, 0, 2)
+    found = descents.one_at_a_time(function, lbfgs, begins, [0.03, 0.1], 45)
     assert found.losses.shape == (46, 4) and found.points.shape == (len(found.kept), 4, 2)
     assert found.evaluations == [45] * 4
-    assert found.losses[0].tolist() == [function(start).item() for start in starts] * 2
+    assert found.losses[0].tolist() == begins.losses.tolist() * 2
     for place, step in enumerate(found.kept):  # each loss is that of the point beside it
-        torch.testing.assert_close(function(found.points[place]), found.losses[step], rtol=1e-12, atol=0)
+        here = function(torch.from_numpy(found.points[place]))
+        np.testing.assert_allclose(here, found.losses[step], rtol=1e-12)
 
 
 def test_lbfgs_follows_the_path_of_torch():
     function = FUNCTIONS["rosenbrock"]
-    start = torch.tensor([function.start], dtype=torch.float64)
-    found = functions_race.descend_by_closure(function, lbfgs, start, [0.1], 60)
-    point, losses = start[0].clone(), []
+    found = descents.one_at_a_time(function, lbfgs, starts.starts(function, 0, 1), [0.1], 60)
+    point, losses = torch.tensor(function.start, dtype=torch.float64), []
     alone = contenders.build("loop", "LBFGS", [point], lr=0.1)
 
     def closure():
-        values, gradients = function.value_and_gradient(point[None])
-        point.grad = gradients[0]
-        losses.append(values.item())
-        return values[0]
+        value, point.grad = function.value_and_gradient(point)
+        losses.append(value.item())
+        return value
 
     for _ in range(4):
         alone.step(closure)
-    expected = torch.tensor(losses[:61], dtype=torch.float64)
-    torch.testing.assert_close(found.losses[:, 0], expected, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(found.losses[:, 0], losses[:61], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["rosenbrock", "wood", "ellipsoid", "rastrigin"])
+def test_the_race_makes_the_steps_of_lbfgs_in_one(name):
+    """The same evaluations in the same order, so the same losses."""
+    function = FUNCTIONS[name]
+    begins = starts.starts(function, 0, 2)
+    many = descents.one_at_a_time(function, lbfgs, begins, [0.1, 1.0], 100)
+    whole = {"max_iter": 101, "max_eval": 102}
+    one = descents.one_at_a_time(
+        function, lambda groups: contenders.build("ours", "LBFGS", groups, **whole), begins, [0.1, 1.0], 100
+    )
+    length = min(map(min, (many.evaluations, one.evaluations)))
+    assert length > 5
+    np.testing.assert_array_equal(many.losses[:length], one.losses[:length])
 
 
 def test_lbfgs_stops_where_nothing_moves_and_where_it_has_diverged(monkeypatch):
-    function_class, count = type(FUNCTIONS["booth"]), []
-    real = function_class.value_and_gradient
-    monkeypatch.setattr(function_class, "value_and_gradient", lambda *args: count.append(1) or real(*args))
+    count = []
+    real = functions_race.evaluator
+
+    def counted(function, device):
+        evaluate = real(function, device)
+        return lambda point: count.append(1) or evaluate(point)
+
+    monkeypatch.setattr(functions_race, "evaluator", counted)
     rows = functions_race.run(cell("booth", "LBFGS", dataclasses.replace(SMALL, function_steps=3000))).rows
-    assert {row["status"] for row in rows} == {"ok", "diverged"}
-    assert all(row["evaluations"] < 3000 and row["gap"] < 1e-6 for row in rows if row["status"] == "ok")
-    assert all(row["first_bad_step"] < row["evaluations"] < 100 for row in rows if row["status"] == "diverged")
+    assert [row["diverged"] > 0 for row in rows] == [False, False, True]
+    assert all(row["evaluations"] < 2 * 3000 and row["gap_median"] < 1e-6 for row in rows[:2])
+    assert rows[2]["evaluations"] < 2 * 100
     assert sum(row["evaluations"] for row in rows) == len(count)
 
 
@@ -132,29 +174,43 @@ def test_who_cannot_race_is_skipped_with_a_sentence(optimizer):
 
 def test_runs_that_diverge_disturb_nobody():
     function = FUNCTIONS["wood"]
-    starts = torch.tensor([function.start], dtype=torch.float64)
-
-    def sgd(groups):
-        return contenders.build("ours", "SGD", groups)
-
-    alone = functions_race.descend(function, sgd, starts, [1e-5], 50)
-    among = functions_race.descend(function, sgd, starts, [1.0, 1e-5, 10.0], 50)
-    assert not torch.isfinite(among.losses[-1, [0, 2]]).any()
-    assert torch.equal(among.losses[:, 1], alone.losses[:, 0])
-    assert torch.equal(among.points[:, 1], alone.points[:, 0])
+    begins = points_of(function, 1)
+    alone = descents.batched(function, ours("SGD"), begins, [1e-5], 50)
+    among = descents.batched(function, ours("SGD"), begins, [1.0, 1e-5, 10.0], 50)
+    assert not np.isfinite(among.losses[-1, [0, 2]]).any()
+    np.testing.assert_array_equal(among.losses[:, 1], alone.losses[:, 0])
+    np.testing.assert_array_equal(among.points[:, 1], alone.points[:, 0])
 
 
-def test_rows_are_flat_json_with_one_row_per_learning_rate_and_seed():
+def test_rows_are_flat_json_with_one_row_per_learning_rate():
     rows = functions_race.run(cell("himmelblau", "Adam")).rows
-    assert [(row["lr_multiple"], row["seed"]) for row in rows] == [
-        (multiple, seed) for multiple in sweep.lr_multiples(3) for seed in range(2)
-    ]
+    assert [row["lr_multiple"] for row in rows] == sweep.lr_multiples(3)
     first = rows[0]
     assert first["function"] == "himmelblau" and first["dimension"] == 2 and first["steps"] == 40
-    assert first["initial_loss"] == 170 and first["evaluations"] == 40 and first["seconds"] > 0
-    assert first["gap"] == first["best_loss"] - first["minimum"] < 170
+    assert (first["runs"], first["tuning_seeds"], first["diverged"]) == (3, 1, 0)
+    assert first["evaluations"] == 3 * 40 and first["seconds"] > 0
+    assert rows[-1]["_losses"][0] == [0, 170.0]
+    assert 0 < first["gap_q1"] <= first["gap_median"] <= first["gap_q3"] <= first["final_gap_q3"] < 200
     assert first["lr"] == pytest.approx(1e-3 / math.sqrt(10))
+    assert len(first["_hits"]) == 3
     assert json.loads(json.dumps(rows)) == rows
+
+
+def test_a_row_counts_what_its_runs_did():
+    """By hand, from the losses of the same runs one by one."""
+    function, steps = FUNCTIONS["booth"], 40
+    (row,) = functions_race.run(cell("booth", "Rprop", dataclasses.replace(SMALL, function_learning_rates=1))).rows
+    begins = starts.starts(function, 0, 3)
+    one_by_one = [
+        descents.recorded(function, functions_race.optimizers.Rprop, begins.points[seed], 0.01, steps).losses[:, 0]
+        for seed in range(3)
+    ]
+    best = sorted(losses.min() for losses in one_by_one)
+    assert [row[f"gap_{part}"] for part in ("q1", "median", "q3")] == [best[0], best[1], best[2]]
+    assert row["final_gap_median"] == sorted(losses[-1] for losses in one_by_one)[1]
+    times = [np.flatnonzero(losses <= losses[0] * 1e-2) for losses in one_by_one]
+    assert row["met_2"] == 1 and row["gradients_2"] == sorted(time[0] for time in times)[1]
+    assert row["met_8"] == 0 and row["gradients_8"] == math.inf
 
 
 def test_the_loss_falls_and_the_curve_shows_it():
@@ -162,63 +218,144 @@ def test_the_loss_falls_and_the_curve_shows_it():
     (best,) = [row for row in rows if "_trace" in row]
     steps, losses = zip(*best["_losses"], strict=True)
     assert steps[0] == 0 and steps[-1] == 40 and list(steps) == sorted(set(steps))
-    assert losses[0] == best["initial_loss"] == 104
-    assert losses[-1] == pytest.approx(best["final_loss"], rel=1e-6) and losses[-1] < 1
+    assert losses[0] == 104 and losses[-1] < 1
     assert best["_trace"][0] == [-5, 5] and len(best["_trace"]) == len(best["_losses"]) <= sweep.KEPT_STEPS
-    assert FUNCTIONS["booth"](torch.tensor(best["_trace"][-1], dtype=torch.float64)).item() == pytest.approx(
-        best["final_loss"], rel=1e-3
-    )
-    assert best["final_loss"] == min(row["final_loss"] for row in rows if row["seed"] == 0)
+    end = torch.tensor(best["_trace"][-1], dtype=torch.float64)
+    assert FUNCTIONS["booth"](end).item() == pytest.approx(losses[-1], rel=1e-3)
+    ends = [
+        descents.recorded(
+            FUNCTIONS["booth"], functions_race.optimizers.Rprop, points_of(FUNCTIONS["booth"], 1)[0], row["lr"], 40
+        ).losses[-1, 0]
+        for row in rows
+    ]
+    assert losses[-1] == pytest.approx(min(ends), rel=1e-6) and best["_curve_status"] == "ok"
 
 
 def test_one_curve_is_kept_and_a_trace_in_two_dimensions_only():
     rows = functions_race.run(cell("wood", "Adam")).rows
-    (best,) = [row for row in rows if "_losses" in row]
-    assert best["final_loss"] == min(row["final_loss"] for row in rows if row["seed"] == 0)
+    assert sum("_losses" in row for row in rows) == 1
     assert not any("_trace" in row for row in rows)
 
 
-def test_a_diverged_run_is_a_row_that_says_when_and_why():
+def test_a_diverged_run_is_counted_and_said_when_and_why():
     rows = functions_race.run(cell("ellipsoid", "SGD")).rows
     row = rows[-1]
-    assert row["status"] == "diverged" and row["gap"] == math.inf
-    assert 0 < row["first_bad_step"] < row["evaluations"] == 40  # stepped on with its sweep
-    assert f"at step {row['first_bad_step']}" in row["reason"]
+    assert row["status"] == "diverged" and row["diverged"] == row["runs"] == 3 and row["gap_q1"] == math.inf
+    assert row["_hits"] == [""] * 3 and row["evaluations"] == 3 * 40  # stepped on with its sweep
+    assert row["reason"].startswith("3 of 3 runs diverged, the first at step 1, mostly because the loss rose above 1000")
     (kept,) = [row for row in rows if "_losses" in row]
-    bad = kept["first_bad_step"]
-    assert bad is None or max(step for step, _ in kept["_losses"]) < bad
+    assert kept["_curve_status"] == "diverged" and [step for step, _ in kept["_losses"]] == [0]
 
 
 @pytest.mark.parametrize(
     ("losses", "step", "words"),
     [
-        ([5.0, 3.0, 4.0, 2.0], None, ""),
-        ([5.0, math.nan, 4.0, 2.0], 1, "nan at step 1"),
-        ([5.0, 3.0, math.inf, 2.0], 2, "inf at step 2"),
-        ([5.0, 4999.0, 5001.0, 2.0], 2, "more than 1000 times"),
-        ([0.1, 999.0, 4.0, 1001.0], 3, "more than 1000 times"),  # the gap counts as at least 1
-        ([5.0, 3.0, -1.0, 2.0], 2, "left the domain"),
+        ([5.0, 3.0, 4.0, 2.0], -1, ""),
+        ([5.0, math.nan, 4.0, 2.0], 1, "became nan"),
+        ([5.0, 3.0, math.inf, 2.0], 2, "became infinite"),
+        ([5.0, 4999.0, 5001.0, 2.0], 2, "above 1000 times"),
+        ([0.1, 999.0, 4.0, 1001.0], 3, "above 1000 times"),  # the gap counts as at least 1
+        ([5.0, 3.0, -1.0, 2.0], 2, "below the minimum"),
+        ([math.nan, 3.0, 1.0, 2.0], 0, "became nan"),
     ],
 )
-def test_first_bad_step(losses, step, words):
-    found = functions_race.first_bad_step(FUNCTIONS["booth"], torch.tensor(losses, dtype=torch.float64))
-    assert found[0] == step
-    assert words in found[1]
+def test_the_first_bad_step(losses, step, words):
+    begins = judged_from(losses[0])
+    found = descents.judge(descents.Descent(np.array([losses]).T, [], np.empty(0), 1.0), begins)
+    assert found.bad_step.tolist() == [step]
+    assert words in functions_race.reason(found, begins)
+    np.testing.assert_array_equal(found.best, [min(losses[:step] if step >= 0 else losses, default=math.nan)])
+    np.testing.assert_array_equal(found.final, [losses[step]])
+
+
+def judged_from(loss: float) -> starts.Starts:
+    """A start on a function with minimum 0 whose loss is `loss`."""
+    one = np.array([loss])
+    targets = hits.thresholds(one, np.zeros(1))
+    return starts.Starts(np.zeros((1, 2)), one, np.zeros(1), targets, np.array([-1e-9]), 1e3 * np.fmax(one, 1.0))
 
 
 def test_a_run_that_leaves_mccormicks_domain_has_diverged_not_won():
-    function = FUNCTIONS["mccormick"]
-    starts = torch.tensor([[-9.0, -9.0]], dtype=torch.float64)
-    found = functions_race.descend(function, lambda groups: contenders.build("ours", "SGD", groups), starts, [1.0], 10)
-    assert functions_race.judge(function, found, 0)["status"] == "diverged"
+    begins = starts.of_points(FUNCTIONS["mccormick"], np.array([[-9.0, -9.0]]))
+    found = descents.batched(FUNCTIONS["mccormick"], ours("SGD"), begins.points, [1.0], 10)
+    assert not descents.judge(found, begins).ok.any()
+
+
+# the grid
+
+
+def rates_that(area_of):
+    """What makes rates whose every run meets so many of 200 targets with the first gradient, and notes what was made."""
+    made = []
+
+    def make(multiples):
+        made.extend(multiples)
+        times = [np.where(np.arange(200) < area_of(multiple), 1.0, np.inf) for multiple in multiples]
+        runs = [
+            descents.Runs(*(np.zeros(3),) * 3, np.full(3, -1), np.tile(one, (3, 1)), np.zeros(3, int), np.zeros(3))
+            for one in times
+        ]
+        return [functions_race.Rate(one, lambda: None) for one in runs]
+
+    return make, made
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        (0, [-1, 0, 1]),  # in the middle: no more
+        (1, [-1, 0, 1, 2]),  # one further, which is worse
+        (3, [-1, 0, 1, 2, 3, 4]),
+        (-3, [-4, -3, -2, -1, 0, 1]),
+        (99, [-1, 0, 1, 2, 3, 4, 5, 6, 7]),  # at most six
+    ],
+)
+def test_the_grid_goes_on_where_its_best_is_at_the_edge(best, expected):
+    make, made = rates_that(lambda multiple: 120 - abs(round(2 * math.log10(multiple)) - best))
+    rates = functions_race.widened(make, sweep.lr_multiples(3), 6, 1, 100)
+    assert [round(2 * math.log10(one)) for one in rates] == expected
+    assert len(made) == len(set(made)) == len(rates)
+    assert set(sweep.lr_multiples(15)) >= set(rates) or best == 99
+
+
+def test_where_nothing_is_met_the_grid_stays():
+    make, made = rates_that(lambda multiple: 0)
+    functions_race.widened(make, sweep.lr_multiples(3), 6, 1, 100)
+    assert len(made) == 3
+
+
+def test_the_edge_is_looked_at_by_the_tuning_seeds_alone():
+    """Seed 0 is best in the middle, all others at the edge."""
+    times = np.full((3, 3, 32), np.inf)
+    times[1, 0] = times[2, 1:] = 1.0
+    runs = descents.Runs(*(np.zeros(3),) * 3, np.full(3, -1), times[0], np.zeros(3, int), np.zeros(3))
+
+    def make(multiples):
+        places = {multiple: place for place, multiple in enumerate(sweep.lr_multiples(3))}
+        return [
+            functions_race.Rate(dataclasses.replace(runs, hits=times[places.get(one, 0)]), lambda: None)
+            for one in multiples
+        ]
+
+    assert len(functions_race.widened(make, sweep.lr_multiples(3), 6, 1, 100)) == 3
+    assert len(functions_race.widened(make, sweep.lr_multiples(3), 6, 3, 100)) == 4
+
+
+def test_adams_grid_goes_on_upwards_on_rosenbrock():
+    budget = dataclasses.replace(SMALL, function_steps=200, function_extra_rates=6)
+    found = [row["lr_multiple"] for row in functions_race.run(cell("rosenbrock", "Adam", budget)).rows]
+    assert found[:3] == sweep.lr_multiples(3) and found[-1] > 10
+
+
+# starts
 
 
 def test_seed_zero_is_the_published_start_and_others_depend_on_the_runs_seed():
     function = FUNCTIONS["branin"]
-    assert functions_race.start(function, 3, 0) == list(function.start)
-    assert functions_race.start(function, 3, 1) == functions_race.start(function, 3, 1)
-    assert functions_race.start(function, 3, 1) != functions_race.start(function, 4, 1)
-    noise = torch.tensor([functions_race.start(function, 0, seed) for seed in range(1, 400)]) - torch.tensor(
+    assert starts.start(function, 3, 0) == list(function.start)
+    assert starts.start(function, 3, 1) == starts.start(function, 3, 1)
+    assert starts.start(function, 3, 1) != starts.start(function, 4, 1)
+    noise = torch.tensor([starts.start(function, 0, seed) for seed in range(1, 400)]) - torch.tensor(
         function.start
     )
     torch.testing.assert_close(noise.std(0) / 15, torch.tensor([0.05, 0.05]), rtol=0.1, atol=0)
@@ -227,7 +364,19 @@ def test_seed_zero_is_the_published_start_and_others_depend_on_the_runs_seed():
 def test_noise_never_leaves_the_domain():
     edge = dataclasses.replace(FUNCTIONS["booth"], start=(10.0, -10.0))
     for seed in range(1, 20):
-        assert all(-10 <= x <= 10 for x in functions_race.start(edge, 0, seed))
+        assert all(-10 <= x <= 10 for x in starts.start(edge, 0, seed))
+
+
+def test_each_run_is_judged_by_the_basin_of_its_own_start():
+    function = FUNCTIONS["six-hump-camel"]
+    found = starts.starts(function, 0, 32)
+    assert found.basins[0] == pytest.approx(function.basin, abs=1e-7)
+    low = np.isclose(found.basins, function.minimum)
+    assert 0 < low.sum() < 32 and np.isclose(found.basins[~low], function.basin).all()
+    gains = found.losses - found.basins
+    np.testing.assert_allclose(found.thresholds[:, 7], found.basins + 1e-2 * gains, rtol=1e-12)
+    again = starts.starts(function, 0, 4)  # the first of them
+    np.testing.assert_array_equal(again.basins, found.basins[:4])
 
 
 def test_cells():
@@ -243,6 +392,11 @@ def test_cells():
     assert functions_race.cells(SMOKE, "cpu", ["SGD"], ["digits"], 0) == []
     assert cell("beale", "SGD", seed=1).id != cell("beale", "SGD", seed=2).id
     assert len(everything[0].settings["lr_multiples"]) == 7
+    fast, slow = (functions_race.cells(DEFAULT, "cpu", [name], ["beale"], 0)[0] for name in ("Adam", "LBFGS"))
+    assert (fast.settings["seeds"], slow.settings["seeds"]) == (32, DEFAULT.function_slow_seeds)
+    given = dataclasses.replace(DEFAULT, lr_multiples=(0.5, 2.0))
+    settings = functions_race.cells(given, "cpu", ["Adam"], ["beale"], 0)[0].settings
+    assert settings["lr_multiples"] == [0.5, 2.0] and settings["extra_rates"] == 0  # as they were given
 
 
 def test_learning_rates_are_centred_on_the_default():
@@ -283,12 +437,12 @@ class CompilesFirst(torch.optim.SGD):
 def test_compilation_is_off_the_clock_and_moves_nothing():
     CompilesFirst.compiled = False
     function = FUNCTIONS["booth"]
-    starts = torch.tensor([function.start], dtype=torch.float64)
-    found = functions_race.descend(function, CompilesFirst, starts, [1e-3, 1e-2], 5)
+    begins = points_of(function, 1)
+    found = descents.batched(function, CompilesFirst, begins, [1e-3, 1e-2], 5)
     assert CompilesFirst.compiled and found.seconds < 0.2
     assert found.points[0].tolist() == [list(function.start)] * 2
-    again = functions_race.descend(function, torch.optim.SGD, starts, [1e-3, 1e-2], 5)
-    assert torch.equal(found.losses, again.losses)
+    again = descents.batched(function, torch.optim.SGD, begins, [1e-3, 1e-2], 5)
+    np.testing.assert_array_equal(found.losses, again.losses)
 
 
 def test_evaluations_are_the_gradients_that_were_evaluated(monkeypatch):
@@ -296,8 +450,11 @@ def test_evaluations_are_the_gradients_that_were_evaluated(monkeypatch):
     real = function_class.value_and_gradient
     monkeypatch.setattr(function_class, "value_and_gradient", lambda *args: count.append(1) or real(*args))
     monkeypatch.setattr(functions_race, "executor_of", lambda optimizer, device: functions_race.BATCHED)
+    monkeypatch.setattr(functions_race, "evaluator", lambda function, device: None)
     for function, status in (("ellipsoid", "diverged"), ("booth", "ok")):
+        starts.starts(FUNCTIONS[function], 0, 3)  # whose basins take gradients too
         count.clear()
         rows = functions_race.run(cell(function, "SGD")).rows
         assert {row["status"] for row in rows} == {status}
-        assert {row["evaluations"] for row in rows} == {len(count)} == {40}
+        seeds = rows[0]["runs"]
+        assert {row["evaluations"] for row in rows} == {seeds * len(count)} == {seeds * 40}

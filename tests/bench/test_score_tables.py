@@ -7,11 +7,10 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import contenders, functions_race, nulls, page, page_scores, plan, verdict
+from bench import contenders, descents, functions_race, nulls, page, page_scores, plan, starts, verdict
 from bench.budgets import SMOKE
 from bench.contenders import NULLS
 from bench.problems.function import Function, shifted
@@ -26,10 +25,11 @@ from tests.bench.example_tables import empty_tables, race
 BUDGET = 100
 
 
-def run(optimizer, function, seed, times, multiple=1.0, **more):
-    """A row of functions.csv: the gradients to the first targets."""
-    row = {"optimizer": optimizer, "function": function, "seed": seed, "hits": " ".join(map(str, times))}
-    return {**row, "device": "cpu", "lr_multiple": multiple, "steps": BUDGET, "status": "ok", **more}
+def run(optimizer, function, times, multiple=1.0, **more):
+    """A row of functions.csv: the gradients to the first targets, seed by seed; None for a seed that diverged."""
+    hits = [" ".join(map(str, one or [])) for one in times]
+    row = {"optimizer": optimizer, "function": function, "_hits": hits, "tuning_seeds": 1, "runs": len(times)}
+    return {**row, "device": "cpu", "lr_multiple": multiple, "steps": BUDGET, "status": "ok", "diverged": 0, **more}
 
 
 def scored(rows, track=TUNED, problem="all"):
@@ -50,10 +50,8 @@ def tuning_rows():
     """Seed 0 likes ×10 on f and ×1 on g; seed 1 would like the opposite."""
     fast, slow = [1, 2], [50, 60]
     return [
-        *(run("Adam", "f", 0, fast if multiple == 10 else slow, multiple) for multiple in (0.1, 1.0, 10.0)),
-        *(run("Adam", "f", 1, slow if multiple == 10 else fast, multiple) for multiple in (0.1, 1.0, 10.0)),
-        *(run("Adam", "g", 0, [1] if multiple == 1 else slow, multiple) for multiple in (0.1, 1.0, 10.0)),
-        *(run("Adam", "g", 1, [5] if multiple == 1 else fast, multiple) for multiple in (0.1, 1.0, 10.0)),
+        *(run("Adam", "f", [fast, slow] if one == 10 else [slow, fast], one) for one in (0.1, 1.0, 10.0)),
+        *(run("Adam", "g", [[1], [5]] if one == 1 else [slow, fast], one) for one in (0.1, 1.0, 10.0)),
     ]
 
 
@@ -68,7 +66,7 @@ def test_a_learning_rate_is_chosen_on_seed_0_and_scored_on_the_others():
 
 
 def test_of_equally_good_learning_rates_the_nearest_to_the_default_is_taken():
-    rows = [run("Adam", "f", seed, [4], multiple) for seed in (0, 1) for multiple in (0.01, 0.1, 10.0)]
+    rows = [run("Adam", "f", [[4], [4]], multiple) for multiple in (0.01, 0.1, 10.0)]
     race_of = field(pd.DataFrame(rows))
     assert entry(race_of.entrants[0], TUNED, race_of).multiples.tolist() == [0.1]
     assert entry(race_of.entrants[0], ONE, race_of).multiples.tolist() == [0.1]
@@ -79,16 +77,14 @@ def test_of_equally_good_learning_rates_the_nearest_to_the_default_is_taken():
 
 
 def test_a_run_that_failed_counts_as_never_and_is_not_filled_in():
-    good = [run(name, "f", seed, [1, 1]) for name in ("Adam", "SGD") for seed in (0, 1)]
-    diverged = run("Adam", "f", 2, [], status="diverged")
-    found = scored([*good, diverged, run("SGD", "f", 2, [1, 1])])
+    found = scored([run("Adam", "f", [[1, 1], [1, 1], None]), run("SGD", "f", [[1, 1]] * 3)])
     assert found.loc["Adam", "score"] == pytest.approx(area(1, 1) / 2)
     assert found.loc["SGD", "score"] == pytest.approx(area(1, 1))
 
 
 def test_a_cell_that_crashed_scores_0_there_and_one_not_run_yet_is_not_scored():
-    rows = [run(name, "f", seed, [1]) for name in ("Adam", "SGD", "ASGD") for seed in (0, 1)]
-    rows += [run("Adam", "g", seed, [1]) for seed in (0, 1)]
+    rows = [run(name, "f", [[1], [1]]) for name in ("Adam", "SGD", "ASGD")]
+    rows += [run("Adam", "g", [[1], [1]])]
     rows += [{"optimizer": "SGD", "function": "g", "device": "cpu", "status": "error"}]
     rows += [{"optimizer": "Muon", "function": name, "device": "cpu", "status": "skipped"} for name in "fg"]
     found = pd.DataFrame(derive({"functions": rows})["scores"])
@@ -100,7 +96,7 @@ def test_a_cell_that_crashed_scores_0_there_and_one_not_run_yet_is_not_scored():
 
 
 def test_a_crash_everywhere_is_a_score_of_0():
-    rows = [run("Adam", "f", seed, [1]) for seed in (0, 1)]
+    rows = [run("Adam", "f", [[1], [1]])]
     rows += [{"optimizer": "SGD", "function": "f", "device": "cpu", "status": "error"}]
     assert scored(rows).loc["SGD", "score"] == 0
 
@@ -110,15 +106,55 @@ def test_a_crash_everywhere_is_a_score_of_0():
     [
         [],
         [{"optimizer": "Adam", "device": "cpu", "status": "error"}],
-        [run("Adam", "f", 0, [1])],
-        [run("Adam", "f", 1, [1]), run("Adam", "f", 2, [1])],
-        [run("Adam", "f", seed, [1], hits=None) for seed in (0, 1)],
-        [run("Adam", "f", seed, [1], steps=1) for seed in (0, 1)],
+        [run("Adam", "f", [[1]])],
+        [run("Adam", "f", [[1]] * 3, tuning_seeds=3)],
+        [run("Adam", "f", [[1]] * 3, tuning_seeds=0)],
+        [run("Adam", "f", [[1], [1]], _hits=None)],
+        [run("Adam", "f", [[1], [1]], steps=1)],
     ],
-    ids=["nothing", "a crash", "one seed", "no tuning seed", "an old journal", "one step"],
+    ids=["nothing", "a crash", "one seed", "only tuning seeds", "no tuning seed", "an old journal", "one step"],
 )
 def test_nothing_to_score_is_no_row(rows):
     assert derive({"functions": rows}) == {"scores": [], "profiles": []}
+
+
+# several tuning seeds, and entrants with fewer seeds than others
+
+
+def test_learning_rates_are_chosen_by_the_mean_area_of_all_tuning_seeds():
+    """By seed 0 alone it would be ×1, by the mean of both ×10; and neither is scored."""
+    rows = [
+        run("Adam", "f", [[1], [90], [7]], 1.0, tuning_seeds=2),
+        run("Adam", "f", [[3], [3], [50]], 10.0, tuning_seeds=2),
+    ]
+    found = scored(rows).loc["Adam"]
+    assert (found["lr_multiple"], found["seeds"], found["tuning_runs"]) == (10, 1, 4)
+    assert found["score"] == pytest.approx(area(50))
+
+
+def test_who_has_fewer_seeds_is_scored_on_its_own_and_compared_on_those_that_both_have():
+    """SGD's later seeds are all it is bad at: they count in its score, and not in what compares it with L-BFGS."""
+    good, bad = [2] * 32, [90] * 32
+    rows = [
+        run("AdamW", "f", [good] * 9),
+        run("SGD", "f", [good, good, good, *[bad] * 6]),
+        run("LBFGS", "f", [good, [3] * 32, [3] * 32]),
+    ]
+    found = scored(rows)
+    assert found["seeds"].to_dict() == {"AdamW": 8, "SGD": 8, "LBFGS": 2}
+    assert found.loc["LBFGS", "score"] == pytest.approx(area(*[3] * 32))
+    assert found.loc["SGD", "score"] == pytest.approx((2 * area(*good) + 6 * area(*bad)) / 8)
+    assert found["rank"].to_dict() == {"AdamW": 1, "LBFGS": 2, "SGD": 3}  # by the scores
+    assert "LBFGS" in found.loc["SGD", "beats"]  # on the seeds they share, each time
+    assert found.loc["SGD", "profile"] == 1 and found.loc["LBFGS", "profile"] < 1
+    assert found.loc["LBFGS", "log2_speed_up"] == pytest.approx(math.log2(2 / 3))
+    assert found.loc["SGD", "improvement"] == pytest.approx(2 / 8 / 2)  # AdamW has all eight
+
+
+def test_who_has_no_seed_left_to_score_is_not_scored():
+    found = derive({"functions": [run("Adam", "f", [[1]] * 4), run("LBFGS", "f", [[1]])]})["scores"]
+    (left_out,) = [row for row in found if row["optimizer"] == "LBFGS"]
+    assert left_out["status"] == "inconclusive" and "no seed is left" in left_out["reason"]
 
 
 # the properties that make it fair
@@ -134,8 +170,10 @@ def races(draw):
         "fgh"[: draw(st.integers(1, 3))],
     )
     seeds = draw(st.integers(2, 4))
-    every = itertools.product(optimizers, functions, range(seeds), (0.1, 1.0, 10.0))
-    return [run(name, function, seed, draw(HITS), multiple) for name, function, seed, multiple in every]
+    every = itertools.product(optimizers, functions, (0.1, 1.0, 10.0))
+    return [
+        run(name, function, [draw(HITS) for _ in range(seeds)], multiple) for name, function, multiple in every
+    ]
 
 
 SCORE = ["score", "score_low", "score_high", "success", "lr_decades"]
@@ -155,23 +193,22 @@ def test_scores_are_shares_and_do_not_depend_on_who_else_takes_part(rows):
 
 @settings(max_examples=15, deadline=None)
 @given(races(), st.randoms(use_true_random=False))
-def test_order_of_rows_and_names_of_scored_seeds_change_no_score(rows, random):
-    names = [0, *(seed + 40 for seed in random.sample(range(1, 9), 4))]
-    again = [{**row, "seed": names[row["seed"]]} for row in rows]
+def test_order_of_rows_and_of_scored_seeds_changes_no_score(rows, random):
+    order = random.sample(range(1, len(rows[0]["_hits"])), len(rows[0]["_hits"]) - 1)
+    again = [{**row, "_hits": [row["_hits"][seed] for seed in (0, *order)]} for row in rows]
     random.shuffle(again)
     before, after = (scored(one)[["score", "profile", "rank"]].sort_index() for one in (rows, again))
     pd.testing.assert_frame_equal(before, after, rtol=1e-12, check_dtype=False)  # sums in another order
 
 
 @settings(max_examples=15, deadline=None)
-@given(races(), st.integers(0, 1000))
-def test_a_faster_scored_run_never_lowers_a_score(rows, place):
-    which = place % len(rows)
-    if rows[which]["seed"] == 0:  # a faster tuning run may mislead: that is another matter
-        return
-    faster = [dict(row) for row in rows]
-    times = [max(1, int(time) // 2) for time in rows[which]["hits"].split()]
-    faster[which]["hits"] = " ".join(map(str, [*times, *([times[-1] if times else 1] if len(times) < 32 else [])]))
+@given(races(), st.integers(0, 1000), st.integers(1, 3))
+def test_a_faster_scored_run_never_lowers_a_score(rows, place, seed):
+    which, seed = place % len(rows), min(seed, len(rows[0]["_hits"]) - 1)  # a faster tuning run may mislead
+    faster = [{**row, "_hits": list(row["_hits"])} for row in rows]
+    times = [max(1, int(time) // 2) for time in rows[which]["_hits"][seed].split()]
+    more = [times[-1] if times else 1] if len(times) < 32 else []
+    faster[which]["_hits"][seed] = " ".join(map(str, [*times, *more]))
     for track in (DEFAULT, ONE, TUNED):
         assert (scored(faster, track)["score"] >= scored(rows, track)["score"] - 1e-12).all()
 
@@ -217,8 +254,8 @@ def test_who_is_always_faster_ranks_first_and_beats_the_others(derived):
 
 
 def test_leaving_a_problem_out_can_turn_the_ranks():
-    rows = [run("Adam", "f", seed, [1] * 32) for seed in range(3)] + [run("SGD", "f", seed, []) for seed in range(3)]
-    rows += [run("Adam", "g", seed, []) for seed in range(3)] + [run("SGD", "g", seed, [9] * 32) for seed in range(3)]
+    rows = [run("Adam", "f", [[1] * 32] * 3), run("SGD", "f", [[]] * 3)]
+    rows += [run("Adam", "g", [[]] * 3), run("SGD", "g", [[9] * 32] * 3)]
     found = scored(rows)
     assert found["rank"].to_dict() == {"Adam": 1, "SGD": 2}
     assert found["rank_without_problem_low"].to_dict() == {"Adam": 1, "SGD": 1}
@@ -226,8 +263,8 @@ def test_leaving_a_problem_out_can_turn_the_ranks():
 
 
 def test_a_problem_on_which_all_tie_is_flagged_and_said():
-    rows = [run(name, "f", seed, [7] * 9) for name in ("Adam", "SGD") for seed in range(3)]
-    rows += [run(name, "g", seed, [2 if name == "SGD" else 3]) for name in ("Adam", "SGD") for seed in range(3)]
+    rows = [run(name, "f", [[7] * 9] * 3) for name in ("Adam", "SGD")]
+    rows += [run(name, "g", [[2 if name == "SGD" else 3]] * 3) for name in ("Adam", "SGD")]
     assert scored(rows, problem="f")["tied"].all() and not scored(rows, problem="g")["tied"].any()
     tables = empty_tables() | {"scores": pd.DataFrame(derive({"functions": rows})["scores"])}
     assert any("nothing is learnt, on f." in text for _, text in verdict.scores(tables))
@@ -235,7 +272,7 @@ def test_a_problem_on_which_all_tie_is_flagged_and_said():
 
 
 def test_devices_are_scored_apart():
-    rows = [run("Adam", "f", seed, [3], device=device) for seed in (0, 1) for device in ("cpu", "cuda")]
+    rows = [run("Adam", "f", [[3], [3]], device=device) for device in ("cpu", "cuda")]
     found = pd.DataFrame(derive({"functions": rows})["scores"])
     assert found.query("track == 'tuned' and problem == 'all'")["device"].tolist() == ["cpu", "cuda"]
 
@@ -264,10 +301,9 @@ def sphere(shift):
 
 
 def null_score(name, function):
-    starts = torch.tensor([function.start], dtype=torch.float64)
-    found = functions_race.descend(function, lambda groups: nulls.Null(nulls.MOVES[name], groups), starts, [0.01], 50)
-    times = functions_race.judge(function, found, 0)["hits"].split()
-    return measures.area(np.array([*map(float, times), *([math.inf] * (32 - len(times)))]), 50)
+    begins = starts.of_points(function, np.array([function.start]))
+    runs, _ = nulls.made(function, name, begins, 0.01, 50, "cpu")
+    return measures.area(runs.hits, 50).item()
 
 
 def test_null_competitors_score_what_they_deserve():
@@ -284,13 +320,13 @@ def test_null_competitors_always_run_and_have_the_columns_of_the_others():
     cells = [cell for cell in made.cells if cell.kind == "nulls"]
     assert [cell.optimizer for cell in cells] == [*NULLS] * 2
     rows = nulls.run(cells[0]).rows
-    assert len(rows) == SMOKE.function_seeds and all(row["hits"] == "" for row in rows)
+    assert [row["_hits"] for row in rows] == [[""] * SMOKE.function_seeds]
     others = functions_race.run(next(cell for cell in made.cells if cell.kind == "functions")).rows
-    assert rows[0].keys() == others[0].keys() - {"_losses", "_trace"}
+    assert rows[0].keys() == others[0].keys() - {"_losses", "_trace", "_curve_status"}
 
 
 def test_who_scores_for_nothing_is_said():
-    rows = [run(name, "f", seed, [1] * 32) for name in ("Adam", "to the origin") for seed in range(3)]
+    rows = [run(name, "f", [[1] * 32] * 3) for name in ("Adam", "to the origin")]
     tables = empty_tables() | {"scores": pd.DataFrame(derive({"functions": rows})["scores"])}
     assert ("bad", "Whoever optimizes nothing scores too on f (to the origin, 1.00).") in verdict.scores(tables)
 
@@ -300,27 +336,26 @@ def test_who_scores_for_nothing_is_said():
 
 def test_the_race_notes_when_each_target_was_met():
     function = functions_race.FUNCTIONS["booth"]
-    starts = torch.tensor([function.start], dtype=torch.float64)
-    found = functions_race.descend(
-        function, lambda groups: contenders.build("ours", "SGD", groups), starts, [0.01, 10.0], 30
+    begins = starts.of_points(function, np.array([function.start]))
+    found = descents.batched(
+        function, lambda groups: contenders.build("ours", "SGD", groups), begins.points, [0.01, 10.0], 30
     )
-    good, bad = (functions_race.judge(function, found, one) for one in (0, 1))
-    losses = found.losses[:, 0].tolist()
-    times = [int(time) for time in good["hits"].split()]
+    runs = descents.judge(found, begins)
+    losses = found.losses[:, 0]
+    times = runs.hits[0][np.isfinite(runs.hits[0])].astype(int)
     for exponent, when in enumerate(times, start=1):
         target = losses[0] * 10 ** (-exponent / 4)  # its basin's value is 0
         assert losses[when] <= target < min(losses[:when])
     assert len(times) > 3 and min(losses) > losses[0] * 10 ** (-(len(times) + 1) / 4)
-    assert good["reference"] == 0 and (bad["status"], bad["hits"]) == ("diverged", "")
+    assert runs.bad_step[1] >= 0 and np.isinf(runs.hits[1]).all()
 
 
 def test_a_run_that_diverged_has_met_nothing_whatever_it_passed():
     function = functions_race.FUNCTIONS["booth"]
-    losses = torch.tensor([[10.0, 10.0], [1e-9, 1e-9], [1e-9, 1e9]], dtype=torch.float64)
-    found = functions_race.Descent(losses, [], torch.empty(0), 1.0)
-    stayed, blown_up = (functions_race.judge(function, found, one) for one in (0, 1))
-    assert stayed["hits"] == " ".join(["1"] * 32)
-    assert (blown_up["status"], blown_up["hits"]) == ("diverged", "")
+    begins = starts.of_points(function, np.array([[1.0, 3.0 + 10**0.5 / 5**0.5]]))  # where it is 10
+    losses = np.array([[10.0, 10.0], [1e-9, 1e-9], [1e-9, 1e9]])
+    stayed, blown_up = descents.judge(descents.Descent(losses, [], np.empty(0), 1.0), begins).hits
+    assert (stayed == 1).all() and np.isinf(blown_up).all()
 
 
 def test_a_score_takes_well_under_two_seconds_of_resampling():
@@ -340,8 +375,7 @@ def test_the_page_shows_the_scores_first(derived):
     assert found.loc["Adam", "score, tuned"] == round(whole.loc["Adam", "score"], 3)
     low, high = (f"{whole.loc['Adam', f'score_{end}']:.3f}" for end in ("low", "high"))
     assert found.loc["Adam", "95 % interval"] == f"{low}–{high}"
-    close = [run(name, "f", seed, [time] * 32) for name, time in (("SGD", 1000), ("Adam", 999)) for seed in range(3)]
-    close = [{**row, "steps": 10**6} for row in close]
+    close = [run(name, "f", [[time] * 32] * 3, steps=10**6) for name, time in (("SGD", 1000), ("Adam", 999))]
     near = empty_tables() | {"scores": pd.DataFrame(derive({"functions": close})["scores"])}
     assert page_scores.scores(near)["rank"].tolist() == [1, 2]  # though both read 0.5
     text = page.html(tables, [], {})
@@ -350,6 +384,6 @@ def test_the_page_shows_the_scores_first(derived):
 
 
 def test_runs_of_who_optimizes_nothing_are_not_counted_among_those_that_diverged():
-    rows = [run("Adam", "f", 0, [1]), run("sign flipped", "f", 0, [], status="diverged")]
+    rows = [run("Adam", "f", [[1]]), run("sign flipped", "f", [[]], status="diverged", diverged=1)]
     tables = empty_tables() | {"functions": pd.DataFrame(rows)}
     assert verdict.races(tables)[0].text == "0 of 1 runs on 1 test function diverged, over all learning rates tried."

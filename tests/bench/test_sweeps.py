@@ -182,6 +182,43 @@ def test_records_are_every_kth_step():
     assert none.recorded_values.shape == (0, 3) and np.array_equal(none.points, dense.points)
 
 
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_hits_are_the_first_steps_of_the_record_at_or_below_each_target(name):
+    """300 runs, so blocks that are padded, sorted and of several kinds; the targets are each run's own."""
+    function, rng = FUNCTIONS["himmelblau"], np.random.default_rng(3)
+    starts = near_the_start(function, 300)
+    rates = 10 ** rng.uniform(-4, 0, 300)
+    low = np.sort(rng.uniform(-50, 250, (300, 5)))[:, ::-1]  # some met at once, some never
+    low[::7, 3] = low[::7, 2]  # two of the same
+    options = {"lr": rates} | ({"momentum": rng.choice([0.0, 0.5], 300)} if name == "SGD" else {})
+    found = engine.sweep(function, getattr(optimizers, name), options, starts, 30, every=1, targets=low)
+    met = found.recorded_values[:, :, None] <= low
+    expected = np.where(met.any(0), met.argmax(0), -1)
+    np.testing.assert_array_equal(found.hits, expected)
+    assert {-1, 0}.issubset(expected.ravel()) and expected.max() > 10
+
+
+def test_targets_that_rise_or_are_of_other_runs_are_refused():
+    function = FUNCTIONS["booth"]
+    for targets in (np.array([[1.0, 2.0]]), np.array([[2.0, 1.0]] * 2)):
+        with pytest.raises(ValueError, match="targets"):
+            engine.sweep(function, optimizers.Adam, {}, np.array([function.start]), 5, targets=targets)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_an_evaluator_is_evaluate_call_after_call(name):
+    function = FUNCTIONS[name]
+    points = torch.tensor(near_the_start(function, 300)).view(3, 100, function.dimension)
+    evaluate = engine.evaluator(function)
+    values, gradients = evaluate(points)
+    expected, slopes = engine.evaluate(function, points.view(300, -1).numpy())
+    evaluate(points[:, :1])
+    np.testing.assert_array_equal(values.view(-1), expected)  # and the next call has not changed it
+    np.testing.assert_array_equal(gradients.view(300, -1), slopes)
+    one, slope = evaluate(points[0, 0])
+    assert one.shape == () and one == expected[0] and slope.tolist() == slopes[0].tolist()
+
+
 @pytest.mark.parametrize("route", ["openmp", "python"])
 def test_threads_change_nothing(monkeypatch, route):
     function = FUNCTIONS["rosenbrock"]

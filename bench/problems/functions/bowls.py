@@ -24,6 +24,7 @@ def sphere_in(n: int) -> Function:
         minimisers=((0.0,) * n,),
         minimum=0.0,
         basin=0.0,
+        unimodal=True,
         source="De Jong 1975; start ours",
     )
     return shifted(function, by=cycled(AWAY, n))
@@ -43,6 +44,7 @@ def sum_squares_in(n: int) -> Function:
         minimisers=((0.0,) * n,),
         minimum=0.0,
         basin=0.0,
+        unimodal=True,
         source=f"{JAMIL}; start ours",
     )
     return shifted(function, by=cycled(AWAY, n))
@@ -63,6 +65,7 @@ def ellipsoid_in(n: int) -> Function:
         minimisers=((0.0,) * n,),
         minimum=0.0,
         basin=0.0,
+        unimodal=True,
         source="separable ellipsoid without oscillation, after BBOB f2; Hansen et al. 2009",
     )
     return shifted(function, by=cycled(AWAY, n))
@@ -82,6 +85,7 @@ BOOTH = Function(
     minimisers=((1.0, 3.0),),
     minimum=0.0,
     basin=0.0,
+    unimodal=True,
     source=JAMIL,
 )
 
@@ -101,6 +105,7 @@ MATYAS = shifted(
         minimisers=((0.0, 0.0),),
         minimum=0.0,
         basin=0.0,
+        unimodal=True,
         source=JAMIL,
     ),
     by=(1.5, -0.5),
@@ -122,6 +127,7 @@ def zakharov_in(n: int) -> Function:
         minimisers=((0.0,) * n,),
         minimum=0.0,
         basin=0.0,
+        unimodal=True,
         source=JAMIL,
     )
     return shifted(function, by=cycled((-0.75, -1.25, -0.5, -1.5), n))  # all to one side, or the origin would be low

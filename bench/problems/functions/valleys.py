@@ -25,6 +25,7 @@ def rosenbrock_in(n: int) -> Function:
         minimisers=((1.0,) * n,),
         minimum=0.0,
         basin={2: 0.0, 10: 0.0}.get(n, math.nan),  # from four coordinates on there is a second minimum
+        unimodal=n < 4,
         start_value=24.2 if n == 2 else None,
         source=f"Rosenbrock 1960, chained; 10-D has a second minimum 3.98657911; {MORE}",
     )
@@ -85,6 +86,7 @@ POWELL_SINGULAR = shifted(
         minimisers=((0.0,) * 4,),
         minimum=0.0,
         basin=0.0,
+        unimodal=True,
         start_value=215.0,
         source=f"Powell 1962; {MORE}",
     ),
@@ -152,6 +154,7 @@ HELICAL_VALLEY = Function(
     minimisers=((1.0, 0.0, 0.0),),
     minimum=0.0,
     basin=0.0,
+    unimodal=True,
     start_value=2500.0,
     source=f"Fletcher & Powell 1963; {MORE}",
 )
@@ -171,6 +174,7 @@ BROWN_BADLY_SCALED = Function(
     minimisers=((1e6, 2e-6),),
     minimum=0.0,
     basin=0.0,
+    unimodal=True,
     source=f"{MORE}; domain ours",
 )
 
@@ -230,6 +234,7 @@ def chebyshev_rosenbrock_in(n: int) -> Function:
         minimisers=((1.0,) * n,),
         minimum=0.0,
         basin=0.0,  # nowhere else is the gradient 0
+        unimodal=True,
         source="Nesterov; Gürbüzbalaban & Overton, Nonlinear Analysis 75(3), 2012",
     )
 

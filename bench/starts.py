@@ -1,0 +1,72 @@
+"""Where the runs on a test function begin, and what is judged from there: targets, and when a run has diverged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench import sweep
+from bench.problems.basins import basins
+from bench.problems.function import Function
+from bench.score import hits
+
+Array = NDArray[np.float64]
+NOISE = 0.05  # of the domain's width
+DIVERGED = 1e3  # times the initial gap
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The starts of a function's runs, one for each seed.
+
+    points [seeds, dimension]; losses [seeds] there; basins [seeds]: the value of the local minimum that each flows to,
+    which its gaps are relative to; thresholds [seeds, targets]. A run has diverged below `lowest` [seeds], where only
+    what is outside the domain lies, and above `highest` [seeds].
+    """
+
+    points: Array
+    losses: Array
+    basins: Array
+    thresholds: Array
+    lowest: Array
+    highest: Array
+
+    def take(self, seeds: NDArray[np.intp] | slice) -> Starts:
+        """Those of `seeds`, in that order."""
+        return Starts(*(getattr(self, one.name)[seeds] for one in fields(self)))
+
+
+def of_points(function: Function, points: Array) -> Starts:
+    """Starts at `points` [seeds, dimension]."""
+    losses = function(torch.from_numpy(points)).numpy()
+    aims = basins(function, points)
+    aims = np.where(losses > aims, aims, function.minimum)  # a start below the basin it is said to flow to
+    lowest = function.minimum - 1e-9 * max(1.0, abs(function.minimum))
+    highest = function.minimum + DIVERGED * np.maximum(1.0, losses - function.minimum)
+    return Starts(points, losses, aims, hits.thresholds(losses, aims), np.full(len(losses), lowest), highest)
+
+
+_made: dict[tuple[Function, int], Starts] = {}
+
+
+def starts(function: Function, run_seed: int, seeds: int) -> Starts:
+    """The starts of the seeds 0 … `seeds` - 1, kept for the next optimizer."""
+    key = function, run_seed
+    if key not in _made or len(_made[key].losses) < seeds:
+        points = np.array([start(function, run_seed, seed) for seed in range(seeds)])
+        _made[key] = of_points(function, points)
+    return _made[key].take(slice(seeds))
+
+
+def start(function: Function, run_seed: int, seed: int) -> list[float]:
+    """Where the run of `seed` begins: the published start, or noise around it kept inside the domain."""
+    if seed == 0:
+        return list(function.start)
+    noise = sweep.generator(run_seed, function.name, seed)
+    return [
+        min(max(x + noise.gauss(0, NOISE * (high - low)), low), high)
+        for x, (low, high) in zip(function.start, function.domain, strict=True)
+    ]
