@@ -243,7 +243,7 @@ def look(
     with torch.no_grad():
         loss = network.loss(model, data.train_inputs, data.train_targets).item()
         accuracy = network.accuracy(model, data.test_inputs, data.test_targets)
-    status, reason = judge(loss, math.inf if initial is None else DIVERGED * max(1.0, initial), step)
+    status, reason = judge(loss, math.inf if initial is None else limit_of(initial), step)
     return {
         "step": step,
         "evaluations": count,
@@ -253,6 +253,11 @@ def look(
         "status": str(status),
         "reason": reason,
     }
+
+
+def limit_of(initial: float) -> float:
+    """Above this loss a run has diverged."""
+    return DIVERGED * max(1.0, initial)
 
 
 def judge(loss: float, limit: float, step: int) -> tuple[Status, str]:

@@ -62,6 +62,7 @@ class Plane:
     gaps: np.ndarray
     bad_step: np.ndarray
     seconds: float
+    what: str = "loss − minimum"  # the gaps are
 
 
 def _scaled(scale: Scale, x: Any) -> Any:
