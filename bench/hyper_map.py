@@ -54,7 +54,7 @@ def make(
 ) -> Plane:
     """The plane; raises `BenchError` (exit 2) with one sentence for what cannot be made, before anything runs.
 
-    problem: a test function or a small network. size, steps: None for those of `SIZES`.
+    problem: a test function or a small network. size, steps: None for the usual ones.
     """
     if optimizer not in OPTIMIZERS:
         raise unknown("optimizer", optimizer, OPTIMIZERS)

@@ -25,7 +25,7 @@ from optimizers.algorithm import ITEMS
 TOGETHER = 64  # runs; more gain nothing, and the memory does not grow with the plane
 LOOKS = 4  # at a run's loss, after the one at its start
 
-Report = Callable[[int, int], None]  # told of the runs that are done, and of all
+Report = Callable[[int, int], None]  # told of the runs that are done, and of all; none are when the clock starts
 
 
 def plane(
@@ -47,6 +47,8 @@ def plane(
     picks = draw_picks(len(data.train_inputs), network.batch_size, steps, random_numbers)
     minimum = network.optimum() if network.optimum else 0.0
     losses, bad_steps = [], []
+    ends(network, cls, data, initial, picks[:1], groups[:1])  # it may compile, ahead of the clock
+    report(0, len(groups))
     begin = time.perf_counter()
     for first in range(0, len(groups), TOGETHER):
         found = ends(network, cls, data, initial, picks, groups[first : first + TOGETHER])

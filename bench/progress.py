@@ -100,7 +100,7 @@ class Bar:
 class TimeLeft:
     """Of one long computation: how much is done and the time left, once it has taken a while."""
 
-    AFTER = EVERY = 2.0  # seconds
+    EVERY = 2.0  # seconds
 
     def __init__(self) -> None:
         self._begin = self._shown = time.perf_counter()
@@ -114,11 +114,16 @@ class TimeLeft:
             print(file=sys.stderr)
 
     def report(self, done: int, whole: int) -> None:
-        """Shows ``1,024 of 4,096  left 00:10``, on a terminal in place, else in a line of its own."""
+        """Shows ``1,024 of 4,096  left 00:10``, on a terminal in place, else in a line of its own.
+
+        The clock starts when nothing is done yet.
+        """
         now = time.perf_counter()
-        taken = now - self._begin
-        if taken < self.AFTER or now - self._shown < self.EVERY or not done:
+        if not done:
+            self._begin = self._shown = now
+        if now - self._shown < self.EVERY:
             return
+        taken = now - self._begin
         self._shown = now
         line = f"{done:,} of {whole:,}  left {clock(taken / done * (whole - done))}"
         self._open = self._terminal
