@@ -102,19 +102,21 @@ def compare(
 @app.command("map")
 def hyper_map(
     optimizer: Annotated[str, typer.Argument(help="Such as Adam.", show_default=False)],
-    problem: Annotated[str, typer.Argument(help="A test function, such as rosenbrock.", show_default=False)],
+    problem: Annotated[str, typer.Argument(help="Such as rosenbrock, or digits.", show_default=False)],
     x: Annotated[str, typer.Option("--x", help="The hyper-parameter across.")] = "lr",
     y: Annotated[str, typer.Option("--y", help="The one upwards.")] = "beta1",
-    size: Annotated[int, typer.Option("--size", help="Runs along each side.")] = 256,
-    steps: Annotated[int, typer.Option("--steps", help="Steps of each run.")] = 500,
+    size: Annotated[int | None, typer.Option("--size", help="Runs along each side; else 256, networks 32.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Of each run; else 500, networks 200.")] = None,
     x_range: Annotated[str | None, typer.Option("--x-range", help="LOW:HIGH; else around the default.")] = None,
     y_range: Annotated[str | None, typer.Option("--y-range", help="The same upwards.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where the CSV file and the image go.")] = Path("results/maps"),
 ) -> None:
-    """Draw where two hyper-parameters lead: one run from the start of a test function for each pair of values."""
+    """Draw where two hyper-parameters lead: one run for each pair, from a test function's start or a network's."""
     from bench import hyper_map as maps
+    from bench.progress import TimeLeft
 
-    made = maps.make(optimizer, problem, x, y, size, steps, x_range, y_range)
+    with TimeLeft() as progress:
+        made = maps.make(optimizer, problem, x, y, size, steps, x_range, y_range, progress.report)
     print(maps.sentence(made))
     for path in maps.write(made, problem, out):
         print(path)

@@ -1,9 +1,13 @@
-"""``python -m bench map``: the plane of two hyper-parameters of an optimizer on a function, as CSV and as an image."""
+"""``python -m bench map``: the plane of two hyper-parameters of an optimizer, as CSV and as an image.
+
+On a test function or on a small network.
+"""
 
 from __future__ import annotations
 
 import importlib
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +15,31 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench import functions_race
+from bench import network_plane, sweep
 from bench.charts import plane as chart
 from bench.charts import style
 from bench.contenders import OPTIMIZERS, TRAITS, Takes
 from bench.errors import BenchError, Exit, disk_error, unknown
 from bench.folder import atomic_write
-from bench.problems.functions import named
+from bench.network_plane import Report
+from bench.problems import functions
+from bench.problems.networks import NETWORKS, named
+from bench.starts import diverging_gap
 from bench.sweeps import engine
 from bench.sweeps.plane import Plane, axis, numbers, plane
 
-LARGEST = 8192
+
+@dataclass(frozen=True)
+class Usual:
+    """Runs along each side and steps of each run, where none are given, and how many runs a side may have."""
+
+    size: int
+    steps: int
+    largest: int
+
+
+FUNCTION = Usual(size=256, steps=500, largest=8192)
+NETWORK = Usual(size=32, steps=200, largest=512)
 
 
 def make(
@@ -29,35 +47,45 @@ def make(
     problem: str,
     x: str,
     y: str,
-    size: int,
-    steps: int,
+    size: int | None = None,
+    steps: int | None = None,
     x_range: str | None = None,
     y_range: str | None = None,
+    report: Report = lambda done, all: None,
 ) -> Plane:
-    """The plane; raises `BenchError` (exit 2) with one sentence for what cannot be made, before anything runs."""
+    """The plane; raises `BenchError` (exit 2) with one sentence for what cannot be made, before anything runs.
+
+    problem: a test function or a small network. size, steps: None for the usual ones.
+    """
     if optimizer not in OPTIMIZERS:
         raise unknown("optimizer", optimizer, OPTIMIZERS)
-    function = named(problem)
+    network = named(problem)
+    if network is None and not functions.known(problem):
+        raise unknown("function or network", problem, [*functions.FUNCTIONS, *NETWORKS])
+    function = functions.named(problem) if network is None else None
     cls = getattr(importlib.import_module("optimizers"), optimizer)
-    if TRAITS[optimizer].takes is not Takes.TENSORS or not engine.elementwise(cls):
-        able = [name for name in OPTIMIZERS if _able(name)]
-        raise BenchError(
-            f"{optimizer} does not step every element by itself, so it has no map; there are: {', '.join(able)}.",
-            Exit.USAGE,
-        )
+    able = [name for name in OPTIMIZERS if (_able(name) if network is None else _trains(name))]
+    if optimizer not in able:
+        why = "does not step every element by itself" if network is None else "does not step each parameter by itself"
+        raise BenchError(f"{optimizer} {why}, so it has no map; there are: {', '.join(able)}.", Exit.USAGE)
     for name in (x, y):
         if name not in numbers(cls):
             raise unknown(f"number among the options of {optimizer}", name, numbers(cls))
     if x == y:
         raise BenchError(f"--x and --y are both {x}; give two different hyper-parameters.", Exit.USAGE)
-    if not 2 <= size <= LARGEST:
-        raise BenchError(f"--size {size} makes no map: give a number from 2 to {LARGEST}.", Exit.USAGE)
+    usual = FUNCTION if network is None else NETWORK
+    size, steps = usual.size if size is None else size, usual.steps if steps is None else steps
+    if not 2 <= size <= usual.largest:
+        raise BenchError(f"--size {size} makes no map: give a number from 2 to {usual.largest}.", Exit.USAGE)
     if steps < 1:
         raise BenchError(f"--steps {steps} makes no map: give 1 or more.", Exit.USAGE)
-    start = float(engine.evaluate(function, np.array([function.start]))[0][0])
     try:
         across, down = (axis(cls, name, size, _limits(text)) for name, text in ((x, x_range), (y, y_range)))
-        return plane(function, cls, across, down, steps, functions_race.diverging_gap(function, start))
+        if network is not None:
+            with sweep.one_thread():
+                return network_plane.plane(network, cls, across, down, steps, report=report)
+        start = engine.evaluate(function, np.array([function.start]))[0][0]
+        return plane(function, cls, across, down, steps, float(diverging_gap(function, start)))
     except ValueError as error:
         raise BenchError(f"there is no such map: {error}.", Exit.USAGE) from None
 
@@ -65,6 +93,10 @@ def make(
 def _able(name: str) -> bool:
     cls = getattr(importlib.import_module("optimizers"), name)
     return TRAITS[name].takes is Takes.TENSORS and engine.elementwise(cls)
+
+
+def _trains(name: str) -> bool:
+    return TRAITS[name].takes is Takes.TENSORS
 
 
 def _limits(text: str | None) -> tuple[float, float] | None:
@@ -78,7 +110,10 @@ def _limits(text: str | None) -> tuple[float, float] | None:
 
 
 def to_csv(made: Plane) -> str:
-    """One row for each run: both hyper-parameters, the gap (inf: diverged) and the step at which it diverged."""
+    """One row for each run: both hyper-parameters, `gap` (inf: diverged) and the step at which it diverged.
+
+    Of a network the gap is the loss itself, where no minimum is known.
+    """
     table = pd.DataFrame(
         {
             made.x.name: np.tile(made.x.values, len(made.y.values)),
@@ -119,8 +154,9 @@ def sentence(made: Plane) -> str:
     diverged = int(np.isinf(made.gaps).sum())
     runs = made.gaps.size
     place = ", ".join(f"{a.name} {a.values[i]:.3g}" for a, i in ((made.x, best[1]), (made.y, best[0])))
+    step = made.seconds / runs / made.steps
+    each = f"{step * 1e9:.1f} ns" if step < 1e-6 else f"{step * 1e6:.1f} µs"
     return (
-        f"{runs:,} runs of {made.steps:,} steps in {made.seconds:.2f} s "
-        f"({made.seconds / runs / made.steps * 1e9:.1f} ns a step); {diverged:,} diverged; "
-        f"lowest gap {made.gaps.min():.2g} at {place}"
+        f"{runs:,} runs of {made.steps:,} steps in {made.seconds:.2f} s ({each} a step); {diverged:,} diverged; "
+        f"lowest {made.what} {made.gaps.min():.2g} at {place}"
     )

@@ -1,17 +1,17 @@
 """The race on small networks: every optimizer over learning rates and seeds, the same mini-batches for everybody.
 
-One cell is one network × one optimizer. A seed fixes the initial weights and the order of the data. Every few steps,
-off the clock, the loss is evaluated on the full training set and the accuracy on the test set; `seconds` holds forward
-pass, backward pass and optimizer step only. Weight decay is each optimizer's default.
+One cell is one network × one optimizer. All its runs are trained together (`bench.problems.stack`), with one parameter
+group per learning rate; the column `executor` says so. A seed fixes the initial weights and the order of the data.
+Every few steps, off the clock, the loss is evaluated on the full training set and the accuracy on the test set;
+`seconds` holds forward pass, backward pass and optimizer step only. Weight decay is each optimizer's default.
 
 The budget is the same number of gradients for everybody. L-BFGS evaluates the loss itself, several times a step and all
-of them on the step's mini-batch, so it takes fewer steps and sees fewer batches.
+of them on the step's mini-batch, so it takes fewer steps and sees fewer batches, and it makes its runs one at a time.
 """
 
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,12 +23,19 @@ from bench import contenders, sweep
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
 from bench.contenders import TRAITS, Takes
+from bench.problems import targets
 from bench.problems.data import Data
 from bench.problems.networks import NETWORKS, ON, Network, named
+from bench.problems.stack import Stack, draw_picks, train, wait
+from bench.score import hits
+
+Point = dict[str, Any]  # the columns of one evaluation
+STACKED, ALONE = "stacked", "one at a time"
 
 EVALUATIONS = 20  # per run, after the one of the start
 DIVERGED = 1e3  # times the initial loss
-STEP_SECONDS = 250e-6  # measured, mean over networks and optimizers
+# of a run, evaluations included; measured, mean over networks and optimizers
+STEP_SECONDS = {STACKED: 80e-6, ALONE: 250e-6}
 
 # Why an optimizer does not race here.
 ABSENT = {
@@ -58,7 +65,9 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
                 "seed": seed,
                 "dtype": "float32",
             },
-            expected_seconds=0.01 if TRAITS[optimizer].takes in ABSENT else runs * budget.network_steps * STEP_SECONDS,
+            expected_seconds=0.01
+            if TRAITS[optimizer].takes in ABSENT
+            else runs * budget.network_steps * STEP_SECONDS[executor_of(optimizer)],
         )
         for name in names
         if named(name)
@@ -72,26 +81,93 @@ def run(cell: Cell) -> Outcome:
     settings, takes = cell.settings, TRAITS[cell.optimizer].takes
     if takes in ABSENT:
         return Outcome(status=Status.SKIPPED, reason=ABSENT[takes])
-    trained = train_by_closure if takes is Takes.CLOSURE else train
     network = named(settings["name"])
     data = network.data().to(cell.device)
-    labels = {"network": network.name, "optimizer": cell.optimizer, "device": cell.device}
-    minimum = network.optimum() if network.optimum else math.nan
     base = sweep.default_lr(cell.optimizer)
-    rows = []
+    lrs = [base * multiple for multiple in settings["lr_multiples"]]
+    seeds = [draw(network, data, cell, seed) for seed in range(settings["seeds"])]
+    executor = executor_of(cell.optimizer)
     warm_up(network, data, cell)
-    for seed in range(settings["seeds"]):
-        random_numbers = sweep.generator(settings["seed"], network.name.partition(ON)[0], seed)
-        initial = random_numbers.getrandbits(31)
-        batches = draw_batches(data, network.batch_size, settings["steps"], random_numbers)
-        for multiple in settings["lr_multiples"]:
-            lr = base * multiple
+    runs = (one_at_a_time if executor == ALONE else stacked)(network, data, cell, lrs, seeds)
+    aim = targets.reference(network.name)
+    labels = {
+        "network": network.name,
+        "optimizer": cell.optimizer,
+        "device": cell.device,
+        "minimum": network.optimum() if network.optimum else math.nan,
+        "reference": aim,
+        "executor": executor,
+    }
+    keys = [
+        {"lr": lr, "lr_multiple": multiple, "seed": seed}
+        for lr, multiple in zip(lrs, settings["lr_multiples"], strict=True)
+        for seed in range(len(seeds))
+    ]
+    return Outcome(
+        rows=[labels | key | row for key, points in zip(keys, runs, strict=True) for row in scored(points, aim)]
+    )
+
+
+def executor_of(optimizer: str) -> str:
+    """How the runs of a cell are made."""
+    return ALONE if TRAITS[optimizer].takes is Takes.CLOSURE else STACKED
+
+
+def draw(network: Network, data: Data, cell: Cell, seed: int) -> tuple[int, Tensor]:
+    """What a seed fixes: the seed of the initial weights, and the samples of each step [steps, batch]."""
+    random_numbers = sweep.generator(cell.settings["seed"], network.name.partition(ON)[0], seed)
+    initial = random_numbers.getrandbits(31)
+    return initial, draw_picks(len(data.train_inputs), network.batch_size, cell.settings["steps"], random_numbers)
+
+
+def scored(points: list[Point], aim: float) -> list[Point]:
+    """The points of a run; the last one says after how many gradients the targets were met: none by one that diverged.
+
+    A network that is trained on another loss than its own has no targets.
+    """
+    losses = [point["loss"] for point in points]
+    failed = points[-1]["status"] == Status.DIVERGED
+    met = [] if failed else targets.first_hits(losses, [point["evaluations"] for point in points], aim)
+    return [*points[:-1], points[-1] | {"hits": hits.encode(met)}]
+
+
+def stacked(
+    network: Network, data: Data, cell: Cell, lrs: list[float], seeds: list[tuple[int, Tensor]]
+) -> list[list[Point]]:
+    """The points of all runs, lr by lr, trained together. `seconds` is a run's share of the time of all.
+
+    A run that diverges is stepped on with the others, and not looked at again.
+    """
+    models = [network.build(initial).to(cell.device) for _ in lrs for initial, _ in seeds]
+    stack = Stack(network, models)
+    groups = [
+        {"params": [p for model in models[at : at + len(seeds)] for p in model.parameters()], "lr": lr}
+        for lr, at in zip(lrs, range(0, len(models), len(seeds)), strict=True)
+    ]
+    optimizer = contenders.build("ours", cell.optimizer, groups)
+    picks = torch.stack([picks for _, picks in seeds], 1)
+    runs: list[list[Point]] = [[] for _ in models]
+    for step, seconds in train(stack, optimizer, data, picks, cell.settings["evaluate_every"]):
+        for model, points in zip(models, runs, strict=True):
+            if not points or points[-1]["status"] == Status.OK:
+                initial = points[0]["loss"] if points else None
+                points.append(look(network, model, data, initial, step, step, seconds / len(models)))
+        if all(points[-1]["status"] == Status.DIVERGED for points in runs):
+            break
+    return runs
+
+
+def one_at_a_time(
+    network: Network, data: Data, cell: Cell, lrs: list[float], seeds: list[tuple[int, Tensor]]
+) -> list[list[Point]]:
+    """As `stacked`, for an optimizer that evaluates the loss itself."""
+    runs = []
+    for lr in lrs:
+        for initial, picks in seeds:
             model = network.build(initial).to(cell.device)
             optimizer = contenders.build("ours", cell.optimizer, model.parameters(), lr=lr)
-            run_labels = labels | {"lr": lr, "lr_multiple": multiple, "seed": seed, "minimum": minimum}
-            for point in trained(network, model, optimizer, data, batches, settings["evaluate_every"]):
-                rows.append(run_labels | point)
-    return Outcome(rows=rows)
+            runs.append(list(train_by_closure(network, model, optimizer, data, picks)))
+    return runs
 
 
 def warm_up(network: Network, data: Data, cell: Cell) -> None:
@@ -115,79 +191,32 @@ def evaluation(
     return closure
 
 
-def draw_batches(data: Data, size: int, steps: int, random_numbers: random.Random) -> list[tuple[Tensor, Tensor]]:
-    """Inputs and targets of each step: epochs in fresh order, the incomplete batch at an epoch's end left out."""
-    samples = len(data.train_inputs)
-    picks: list[list[int]] = []
-    while len(picks) < steps:
-        order = random_numbers.sample(range(samples), samples)
-        picks += [order[at : at + size] for at in range(0, samples - size + 1, size)]
-    picked = torch.tensor(picks[:steps], device=data.train_inputs.device)
-    return list(zip(data.train_inputs[picked], data.train_targets[picked], strict=True))
-
-
-def train(
-    network: Network,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    data: Data,
-    batches: list[tuple[Tensor, Tensor]],
-    evaluate_every: int,
-) -> Iterator[dict[str, Any]]:
-    """One step per batch; yields the columns of an evaluation at the start, every few steps and at the end.
-
-    Stops at the first evaluation that shows divergence, and says so in that last row.
-    """
-    parameters = list(model.parameters())
-    seconds, limit, step = 0.0, math.inf, 0
-    while True:
-        point = evaluate(network, model, data)
-        if step == 0:
-            limit = DIVERGED * max(1.0, point["loss"])
-        status, reason = judge(point["loss"], limit, step)
-        yield {"step": step, "evaluations": step, "seconds": seconds, **point, "status": str(status), "reason": reason}
-        if status is Status.DIVERGED or step == len(batches):
-            return
-        some = batches[step : step + evaluate_every]
-        _wait(data)
-        begin = time.perf_counter()
-        for inputs, targets in some:
-            network.loss(model, inputs, targets).backward()
-            optimizer.step()
-            for parameter in parameters:
-                parameter.grad = None
-        _wait(data)
-        seconds += time.perf_counter() - begin
-        step += len(some)
-
-
 def train_by_closure(
     network: Network,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     data: Data,
-    batches: list[tuple[Tensor, Tensor]],
-    evaluate_every: int,
-) -> Iterator[dict[str, Any]]:
-    """As `train`, until as many gradients are evaluated as there are batches; a point after each step.
+    picks: Tensor,
+) -> Iterator[Point]:
+    """A point at the start and after each step, until as many gradients are evaluated as there are `picks`.
 
     Each step has a mini-batch and evaluates it as often as it likes, so one that would go beyond the budget is not
-    taken, but for the first. `evaluate_every` has no meaning here: a step takes that many evaluations or more.
+    taken, but for the first. Stops where the run has diverged, and says so in that last point.
     """
-    count, seconds, limit, longest = 0, 0.0, math.inf, 0
-    for step in range(len(batches) + 1):
-        point = evaluate(network, model, data)
-        if step == 0:
-            limit = DIVERGED * max(1.0, point["loss"])
-        status, reason = judge(point["loss"], limit, step)
-        yield {"step": step, "evaluations": count, "seconds": seconds, **point, "status": str(status), "reason": reason}
-        if status is Status.DIVERGED or step == len(batches) or count + longest > len(batches):
+    count, seconds, longest, initial = 0, 0.0, 0, None
+    for step in range(len(picks) + 1):
+        point = look(network, model, data, initial, step, count, seconds)
+        initial = point["loss"] if step == 0 else initial
+        yield point
+        if point["status"] == Status.DIVERGED or step == len(picks) or count + longest > len(picks):
             return
-        closure, calls = counted(evaluation(network, model, optimizer, *batches[step]))
-        _wait(data)
+        some = picks[step].to(data.train_inputs.device)
+        inputs, targets = data.train_inputs[some], data.train_targets[some]
+        closure, calls = counted(evaluation(network, model, optimizer, inputs, targets))
+        wait(data)
         begin = time.perf_counter()
         optimizer.step(closure)
-        _wait(data)
+        wait(data)
         seconds += time.perf_counter() - begin
         count += calls()
         longest = max(longest, calls())
@@ -204,11 +233,31 @@ def counted(closure: Callable[[], Tensor]) -> tuple[Callable[[], Tensor], Callab
     return call, lambda: len(calls)
 
 
-def evaluate(network: Network, model: nn.Module, data: Data) -> dict[str, float]:
-    """`loss` on the whole training set and `accuracy` on the test set."""
+def look(
+    network: Network, model: nn.Module, data: Data, initial: float | None, step: int, count: int, seconds: float
+) -> Point:
+    """The columns of one evaluation: `loss` on the whole training set, `accuracy` on the test set, and the verdict.
+
+    initial: the loss at the start; None for the point that is the start.
+    """
     with torch.no_grad():
         loss = network.loss(model, data.train_inputs, data.train_targets).item()
-        return {"loss": loss, "accuracy": network.accuracy(model, data.test_inputs, data.test_targets)}
+        accuracy = network.accuracy(model, data.test_inputs, data.test_targets)
+    status, reason = judge(loss, math.inf if initial is None else limit_of(initial), step)
+    return {
+        "step": step,
+        "evaluations": count,
+        "seconds": seconds,
+        "loss": loss,
+        "accuracy": accuracy,
+        "status": str(status),
+        "reason": reason,
+    }
+
+
+def limit_of(initial: float) -> float:
+    """Above this loss a run has diverged."""
+    return DIVERGED * max(1.0, initial)
 
 
 def judge(loss: float, limit: float, step: int) -> tuple[Status, str]:
@@ -217,9 +266,3 @@ def judge(loss: float, limit: float, step: int) -> tuple[Status, str]:
     if loss > limit:
         return Status.DIVERGED, f"loss is {loss:.3g} at step {step}, more than {DIVERGED:.0f} times the initial loss"
     return Status.OK, ""
-
-
-def _wait(data: Data) -> None:
-    """Let the GPU finish what is queued, so that the clock sees it."""
-    if data.train_inputs.is_cuda:
-        torch.cuda.synchronize(data.train_inputs.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Protocol
 
 from rich.console import Console
@@ -94,6 +95,39 @@ class Bar:
         if outcome.status in (Status.WRONG, Status.ERROR, Status.OOM):
             self._bar.console.print(escape(result(cell, outcome)), highlight=False)
         self._bar.update(self._task, advance=1, left=clock(self._clock.left))
+
+
+class TimeLeft:
+    """Of one long computation: how much is done and the time left, once it has taken a while."""
+
+    EVERY = 2.0  # seconds
+
+    def __init__(self) -> None:
+        self._begin = self._shown = time.perf_counter()
+        self._terminal, self._open = Console().is_terminal, False
+
+    def __enter__(self) -> TimeLeft:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._open:
+            print(file=sys.stderr)
+
+    def report(self, done: int, whole: int) -> None:
+        """Shows ``1,024 of 4,096  left 00:10``, on a terminal in place, else in a line of its own.
+
+        The clock starts when nothing is done yet.
+        """
+        now = time.perf_counter()
+        if not done:
+            self._begin = self._shown = now
+        if now - self._shown < self.EVERY:
+            return
+        taken = now - self._begin
+        self._shown = now
+        line = f"{done:,} of {whole:,}  left {clock(taken / done * (whole - done))}"
+        self._open = self._terminal
+        print(f"\r{line}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr, flush=True)
 
 
 def result(cell: Cell, outcome: Outcome) -> str:

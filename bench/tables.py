@@ -69,7 +69,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "networks": (
         *("network", "device", "optimizer", "lr", "lr_multiple", "seed", "step", "evaluations", "seconds"),
-        *("loss", "minimum", "accuracy", "status", "reason", "cell"),
+        *("loss", "minimum", "accuracy", "reference", "hits", "executor", "status", "reason", "cell"),
     ),
     # the next two are derived from `functions`, and from `step_time`
     "scores": (

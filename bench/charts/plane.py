@@ -41,7 +41,7 @@ def draw(figure: Figure, plane: Plane) -> None:
     _ticks(axes, "x", plane)
     _ticks(axes, "y", plane)
     bar = figure.colorbar(image, cax=figure.add_axes((0.83, 0.13, 0.03, 0.76)))
-    bar.set_label(f"gap after {plane.steps:,} steps: loss − minimum")
+    bar.set_label(f"{plane.what}, after {plane.steps:,} steps")
     title = f"{style.plain(plane.optimizer)} on {style.plain(plane.title)}"
     figure.text(0.46, 0.945, title, ha="center", fontsize=12.5, fontweight="bold", color=style.INK)
     if np.isinf(plane.gaps).any():

@@ -17,7 +17,7 @@ SPLIT_SEED = 0
 
 
 class Data(NamedTuple):
-    """Inputs [samples, features] in float32 and targets: float32 [samples, 1], or int64 [samples] for classes."""
+    """Inputs [samples, features] in float32 and targets: float32 [samples, values], or int64 [samples] for classes."""
 
     train_inputs: Tensor
     train_targets: Tensor
@@ -54,6 +54,13 @@ def digits() -> Data:
     inputs, targets = load_digits(return_X_y=True)
     # One scale for all pixels: some hardly ever vary, and their own deviation would blow them up.
     return _split(inputs, targets, torch.int64, per_feature=False)
+
+
+@cache
+def pixels() -> Data:
+    """The digits again, each image its own target: what an autoencoder learns."""
+    found = digits()
+    return Data(found.train_inputs, found.train_inputs, found.test_inputs, found.test_inputs)
 
 
 def _split(inputs: np.ndarray, targets: np.ndarray, target_dtype: torch.dtype, per_feature: bool) -> Data:

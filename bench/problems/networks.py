@@ -167,6 +167,46 @@ def logistic_optimum() -> float:
     raise ArithmeticError(f"Newton's method ended with a gradient of {gradient.abs().max():.1e} after 100 steps")
 
 
+RANK = 8  # of the factorisation
+NEAR_THE_SADDLE = 0.3  # times torch's usual initial weights
+
+
+def _factors() -> nn.Module:
+    model = nn.Sequential(nn.Linear(64, RANK, bias=False), nn.Linear(RANK, 64, bias=False))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= NEAR_THE_SADDLE
+    return model
+
+
+def rank_optimum() -> float:
+    """The least mean squared error of a linear map of rank `RANK`: what the singular values beyond it hold.
+
+    Eckart & Young 1936; all other stationary points are saddles (Baldi & Hornik 1989).
+    """
+    inputs = data.pixels().train_inputs.double()
+    return (torch.linalg.svdvals(inputs)[RANK:].square().sum() / inputs.numel()).item()
+
+
+def _convolutions() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
+
+
+def _autoencoder() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 8), nn.Tanh()),
+        *(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 64)),
+    )
+
+
 NETWORKS: dict[str, Network] = {
     network.name: network
     for network in (
@@ -203,6 +243,38 @@ NETWORKS: dict[str, Network] = {
             batch_size=64,
             target="which digit an 8 × 8 image shows; cross-entropy over ten classes",
             correct=lambda outputs, targets: outputs.argmax(1) == targets,
+        ),
+        Network(
+            name="digits_cnn",
+            title="CNN 8-16-10, digits",
+            build=seeded(_convolutions),
+            data=data.digits,
+            kind="classes",
+            measure=_mean("cross_entropy"),
+            batch_size=64,
+            target="the same digits, by two convolutions of stride 2",
+            correct=lambda outputs, targets: outputs.argmax(1) == targets,
+        ),
+        Network(
+            name="autoencoder",
+            title="Autoencoder 64-32-8-32-64, digits",
+            build=seeded(_autoencoder),
+            data=data.pixels,
+            kind="values",
+            measure=_mean("mse_loss"),
+            batch_size=64,
+            target="the image that it is shown, through eight numbers; deep and badly conditioned",
+        ),
+        Network(
+            name="factorisation",
+            title="Matrix factorisation of rank 8, digits",
+            build=seeded(_factors),
+            data=data.pixels,
+            kind="values",
+            measure=_mean("mse_loss"),
+            batch_size=64,
+            target="the same by two matrices alone, from near the saddle at 0; the least error is known",
+            optimum=rank_optimum,
         ),
     )
 }

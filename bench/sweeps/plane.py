@@ -30,7 +30,13 @@ class Scale(StrEnum):
 
 AVERAGES = ("beta1", "beta2", "momentum", "rho", "alpha")
 #: what is spaced evenly, and between which values
-LINEAR = {"etaminus": (0.05, 0.95), "etaplus": (1.05, 3.0), "dampening": (0.0, 0.95)}
+LINEAR: dict[str, tuple[float, float]] = {
+    "etaminus": (0.05, 0.95),
+    "etaplus": (1.05, 3.0),
+    "dampening": (0.0, 0.95),
+    "beta2_decay": (-1.0, 0.0),
+    "d": (1.0, 10.0),
+}
 LAST_AVERAGE = 0.999
 #: for an option whose default is 0
 ABOVE_ZERO = (1e-6, 1.0)
@@ -62,6 +68,7 @@ class Plane:
     gaps: np.ndarray
     bad_step: np.ndarray
     seconds: float
+    what: str = "loss − minimum"  # the gaps are
 
 
 def _scaled(scale: Scale, x: Any) -> Any:

@@ -12,10 +12,12 @@ import torch
 from typer.testing import CliRunner
 
 import optimizers
-from bench import functions_race, hyper_map
+from bench import functions_race, hyper_map, network_plane, progress, sweep
 from bench.cli import app
 from bench.errors import BenchError, Exit
 from bench.problems.functions import FUNCTIONS
+from bench.problems.networks import NETWORKS
+from bench.problems.stack import draw_picks
 from bench.sweeps import plane
 
 
@@ -98,6 +100,17 @@ def test_every_number_of_every_optimizer_can_be_an_axis(optimizer):
         ({"optimizer": "Muon"}, "does not step every element"),
         ({"optimizer": "LBFGS"}, "does not step every element"),
         ({"problem": "rosenbrok"}, "rosenbrock"),
+        ({"problem": "digts"}, "digits"),
+        ({"problem": "digits on hubble"}, "digits"),
+        ({"problem": "digits", "optimizer": "LBFGS"}, "does not step each parameter"),
+        ({"problem": "digits", "optimizer": "Muon"}, "Adafactor"),
+        ({"problem": "digits", "x": "momentum"}, "momentum"),
+        ({"problem": "digits", "size": 1}, "--size 1"),
+        ({"problem": "digits", "size": 513}, "--size 513"),
+        ({"problem": "digits", "steps": 0}, "--steps 0"),
+        ({"problem": "digits", "x_range": "2:1"}, "no interval"),
+        ({"problem": "digits", "x_range": "-2:1"}, "Invalid learning rate"),
+        ({"problem": "digits", "y_range": "0.5:1.5"}, "beta"),
         ({"x": "learning_rate"}, "learning_rate"),
         ({"x": "momentum"}, "momentum"),
         ({"y": "decoupled_weight_decay"}, "decoupled_weight_decay"),
@@ -117,3 +130,69 @@ def test_wrong_input_is_a_sentence_and_exit_2(change, words):
     with pytest.raises(BenchError, match=words) as caught:
         hyper_map.make(**{**arguments, **change})
     assert caught.value.exit_code == Exit.USAGE and str(caught.value).count("\n") == 0
+
+
+def test_each_pixel_of_a_network_is_a_training_of_its_own():
+    made = hyper_map.make("Adam", "digits", "lr", "beta2", 3, 12, x_range="1e-4:0.1")
+    network = NETWORKS["digits"]
+    data, numbers = network.data(), sweep.generator(0, "digits", 0)
+    initial = numbers.getrandbits(31)
+    picks = draw_picks(len(data.train_inputs), 64, 12, numbers)
+    for row, beta2 in enumerate(made.y.values):
+        for column, lr in enumerate(made.x.values):
+            model = network.build(initial)
+            optimizer = optimizers.Adam(model.parameters(), lr=float(lr), betas=(0.9, float(beta2)))
+            for some in picks:
+                optimizer.zero_grad()
+                network.loss(model, data.train_inputs[some], data.train_targets[some]).backward()
+                optimizer.step()
+            last = network.loss(model, data.train_inputs, data.train_targets).item()
+            # batched products add up in another order; with beta2 = 0 a step is lr whatever the gradient's size
+            assert made.gaps[row, column] == pytest.approx(last, rel=1e-3)
+
+
+def test_a_network_that_diverges_is_infinite_and_says_when(monkeypatch):
+    monkeypatch.setattr(network_plane, "TOGETHER", 4)  # parts that end in the middle of a row
+    told = []
+    made = hyper_map.make(
+        "SGD", "regression", "lr", "momentum", 3, 40, x_range="1e-3:1e6", report=lambda *seen: told.append(seen)
+    )
+    assert np.isfinite(made.gaps[:, 0]).all() and np.isinf(made.gaps[:, -1]).all()
+    assert (made.bad_step[:, 0] == -1).all() and (made.bad_step[:, -1] == 10).all()
+    assert told == [(0, 9), (4, 9), (8, 9), (9, 9)]
+    assert "loss on the full set" in hyper_map.sentence(made) and hyper_map.to_png(made)[:4] == b"\x89PNG"
+
+
+def test_the_least_loss_of_a_network_is_taken_off_where_it_is_known():
+    made = hyper_map.make("Adafactor", "logistic", "lr", "beta2_decay", 2, 5)
+    assert made.what == "loss − minimum" and (made.gaps > 0).all() and made.gaps.min() < 0.5
+
+
+def test_options_of_two_axes_with_one_key_are_joined():
+    defaults = {"betas": (0.9, 0.999), "lr": 1e-3}
+    assert network_plane.options({"beta1": 0.5, "beta2": 0.8}, defaults) == {"betas": (0.5, 0.8)}
+    assert network_plane.options({"beta2": 0.8, "lr": 1.0}, defaults) == {"betas": (0.9, 0.8), "lr": 1.0}
+
+
+@pytest.mark.parametrize("optimizer", [name for name in functions_race.TRAITS if hyper_map._trains(name)])
+def test_every_number_of_every_optimizer_can_be_an_axis_on_a_network(optimizer):
+    for name in plane.numbers(getattr(optimizers, optimizer)):
+        if name != "lr":
+            assert hyper_map.make(optimizer, "logistic", "lr", name, 2, 2).gaps.shape == (2, 2)
+
+
+def test_the_command_draws_a_network(tmp_path):
+    asked = ["map", "Adam", "digits", "--x", "lr", "--y", "beta1", "--size", "3", "--steps", "4"]
+    done = CliRunner().invoke(app, [*asked, "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(tmp_path / "Adam-digits-lr-beta1.csv")
+    assert len(table) == 9 and np.isfinite(table["gap"]).all()
+
+
+def test_the_time_left_is_shown_once_it_takes_a_while(monkeypatch, capsys):
+    now = iter([0.0, 100.0, 101.0, 103.0, 103.5, 106.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
+    with progress.TimeLeft() as shown:
+        for done in (0, 10, 30, 35, 60):
+            shown.report(done, 120)
+    assert capsys.readouterr().err.splitlines() == ["30 of 120  left 00:09", "60 of 120  left 00:06"]

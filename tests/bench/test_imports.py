@@ -16,7 +16,7 @@ LAYERS = [
     {"page", "plan"},
     {"verdict", "page_scores"},
     {"charts"},
-    {"loss_time"},
+    {"loss_time", "network_plane"},
     {
         "verify",
         "loss_parity",

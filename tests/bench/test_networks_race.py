@@ -14,7 +14,9 @@ import torch
 from bench import contenders, networks_race, sweep
 from bench.budgets import DEFAULT, SMOKE
 from bench.cell import Cell
+from bench.problems import targets
 from bench.problems.networks import NETWORKS
+from bench.problems.stack import draw_picks
 
 SMALL = dataclasses.replace(SMOKE, network_steps=40, network_learning_rates=3, network_seeds=2)
 
@@ -67,37 +69,39 @@ def test_lbfgs_spends_the_same_number_of_gradients_in_fewer_steps(monkeypatch):
 def test_lbfgs_has_a_batch_for_each_step():
     network, seen = NETWORKS["digits"], []
     data, model = network.data(), network.build(0)
-    batches = networks_race.draw_batches(data, 64, 60, sweep.generator(0))
+    picks = draw_picks(len(data.train_inputs), 64, 60, sweep.generator(0))
     optimizer = contenders.build("ours", "LBFGS", model.parameters(), lr=0.1)
 
     model.register_forward_pre_hook(lambda _, inputs: seen.append(*inputs))
     with sweep.one_thread():
-        points = list(networks_race.train_by_closure(network, model, optimizer, data, batches, 10))
+        points = list(networks_race.train_by_closure(network, model, optimizer, data, picks))
     evaluated = [inputs for inputs in seen if len(inputs) == 64]
     assert len(evaluated) == points[-1]["evaluations"] == 60
     for step in range(3):
-        assert all(torch.equal(inputs, batches[step][0]) for inputs in evaluated[20 * step : 20 * (step + 1)])
+        assert all(
+            torch.equal(inputs, data.train_inputs[picks[step]]) for inputs in evaluated[20 * step : 20 * (step + 1)]
+        )
 
 
-def test_training_is_that_of_torch():
+def test_a_run_of_the_race_is_that_of_torch_by_hand():
+    """Its last loss too: weights, batches and learning rate are those of its seed and place."""
+    asked = cell("digits", "Adam")
+    rows = networks_race.run(asked).rows
     network = NETWORKS["digits"]
     data = network.data()
-    batches = networks_race.draw_batches(data, 64, 20, sweep.generator(0))
-    ends = []
-    for contender in ("ours", "loop"):
-        model = network.build(0)
-        optimizer = contenders.build(contender, "Adam", model.parameters(), lr=1e-3)
-        with sweep.one_thread():
-            *_, last = networks_race.train(network, model, optimizer, data, batches, 10)
-        ends.append(last["loss"])
-    by_hand = network.build(0)
-    adam = torch.optim.Adam(by_hand.parameters(), lr=1e-3, foreach=False)
-    for inputs, targets in batches:
-        adam.zero_grad()
-        network.loss(by_hand, inputs, targets).backward()
-        adam.step()
-    expected = network.loss(by_hand, data.train_inputs, data.train_targets).item()
-    assert ends == pytest.approx([expected, expected], rel=1e-5)
+    for seed in range(2):
+        initial, picks = networks_race.draw(network, data, asked, seed)
+        for multiple in sweep.lr_multiples(3):
+            model = network.build(initial)
+            adam = torch.optim.Adam(model.parameters(), lr=1e-3 * multiple, foreach=False)
+            for some in picks:
+                adam.zero_grad()
+                network.loss(model, data.train_inputs[some], data.train_targets[some]).backward()
+                adam.step()
+            expected = network.loss(model, data.train_inputs, data.train_targets).item()
+            own = [row for row in rows if row["seed"] == seed and row["lr_multiple"] == multiple]
+            # batched products add up in another order, and Adam's step is not torch's to the last place
+            assert own[-1]["loss"] == pytest.approx(expected, rel=1e-4) and own[-1]["step"] == len(picks) == 40
 
 
 def test_rows():
@@ -109,6 +113,9 @@ def test_rows():
     assert one[0]["seconds"] == 0 and all(a["seconds"] < b["seconds"] for a, b in itertools.pairwise(one))
     assert one[-1]["loss"] < one[0]["loss"] and one[-1]["accuracy"] > 0.8
     assert all(row["loss"] > row["minimum"] for row in rows)
+    assert {row["executor"] for row in rows} == {"stacked"}
+    assert {row["reference"] for row in rows} == {targets.reference("logistic")}
+    assert all(("hits" in row) == (row["step"] == 40) for row in rows)
     assert json.loads(json.dumps(rows)) == rows
 
 
@@ -126,14 +133,43 @@ def test_the_runs_seed_changes_the_start():
     assert rows[0][0]["loss"] != rows[1][0]["loss"]
 
 
-def test_divergence_ends_the_run_with_a_row_that_says_so():
-    network = NETWORKS["regression"]
-    data, model = network.data(), network.build(0)
-    optimizer = contenders.build("ours", "SGD", model.parameters(), lr=1e4)
-    batches = networks_race.draw_batches(data, 64, 40, sweep.generator(0))
-    points = list(networks_race.train(network, model, optimizer, data, batches, 5))
-    assert [point["status"] for point in points] == ["ok"] * (len(points) - 1) + ["diverged"]
-    assert 0 < points[-1]["step"] < 40 and f"at step {points[-1]['step']}" in points[-1]["reason"]
+def test_divergence_ends_the_run_with_a_row_that_says_so_and_leaves_the_others():
+    asked = cell("regression", "SGD")
+    asked.settings["lr_multiples"] = [1.0, 1e7]
+    rows = networks_race.run(asked).rows
+    for seed in range(2):
+        good, bad = ([r for r in rows if r["seed"] == seed and r["lr_multiple"] == m] for m in (1.0, 1e7))
+        assert [row["status"] for row in good] == ["ok"] * 21 and good[-1]["loss"] < good[0]["loss"]
+        assert [row["status"] for row in bad] == ["ok"] * (len(bad) - 1) + ["diverged"]
+        assert 0 < bad[-1]["step"] < 40 and f"at step {bad[-1]['step']}" in bad[-1]["reason"]
+        assert bad[-1]["hits"] == ""
+
+
+def test_a_cell_whose_runs_have_all_diverged_ends():
+    asked = cell("regression", "SGD")
+    asked.settings["lr_multiples"] = [1e7]
+    assert max(row["step"] for row in networks_race.run(asked).rows) < 40
+
+
+def test_lbfgs_that_diverges_ends():
+    asked = cell("regression", "LBFGS")
+    asked.settings["lr_multiples"] = [1e9]
+    rows = [row for row in networks_race.run(asked).rows if row["seed"] == 0]
+    assert [row["status"] for row in rows] == ["ok"] * (len(rows) - 1) + ["diverged"] and rows[-1]["executor"]
+    assert rows[-1]["executor"] == "one at a time"
+
+
+def test_hits_are_gradients_to_targets_below_the_start():
+    """Standing still meets none; what comes down meets one after the other, and says after how many gradients."""
+    rows = networks_race.run(cell("regression", "Rprop", dataclasses.replace(SMALL, network_steps=200))).rows
+    met = [row["hits"].split() for row in rows if row["step"] == 200 and row["status"] == "ok"]
+    assert max(map(len, met)) >= 3
+    for hits in met:
+        counts = [int(hit) for hit in hits]
+        assert counts == sorted(counts) and all(0 < count <= 200 and count % 10 == 0 for count in counts)
+    still = cell("regression", "SGD")
+    still.settings["lr_multiples"] = [1e-30]
+    assert {row["hits"] for row in networks_race.run(still).rows if row["step"] == 40} == {""}
 
 
 @pytest.mark.parametrize(
@@ -143,21 +179,6 @@ def test_divergence_ends_the_run_with_a_row_that_says_so():
 def test_judge(loss, status, words):
     found, reason = networks_race.judge(loss, 10.0, 5)
     assert found == status and words in reason
-
-
-def test_batches_use_every_sample_once_an_epoch_in_fresh_order():
-    data = NETWORKS["digits"].data()
-    a_whole_epoch = 1438 // 64
-    drawn = networks_race.draw_batches(data, 64, 2 * a_whole_epoch, sweep.generator(0))
-    assert len(drawn) == 2 * a_whole_epoch and drawn[0][0].shape == (64, 64) and drawn[0][1].shape == (64,)
-    row_number = {tuple(row): place for place, row in enumerate(data.train_inputs.tolist())}
-    seen = [[row_number[tuple(row)] for inputs, _ in part for row in inputs.tolist()] for part in
-            (drawn[:a_whole_epoch], drawn[a_whole_epoch:])]  # fmt: skip
-    assert all(len(set(part)) == len(part) for part in seen) and seen[0] != seen[1]
-    again = networks_race.draw_batches(data, 64, 3, sweep.generator(0))
-    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(drawn, again, strict=False))
-    targets = [data.train_targets[row_number[tuple(row)]] for row in drawn[0][0].tolist()]
-    assert torch.equal(torch.stack(targets), drawn[0][1])
 
 
 def test_cells():
@@ -195,7 +216,9 @@ def test_another_loss_keeps_weights_and_batches():
     """What `digits on cross_entropy` says of itself, and its first and last row, are those of `digits`."""
     own, named = (networks_race.run(cell(name, "Adam", SMALL)) for name in ("digits", "digits on cross_entropy"))
     assert {row["network"] for row in named.rows} == {"digits on cross_entropy"}
-    strip = [[{**row, "network": ""} for row in outcome.rows] for outcome in (own, named)]
+    assert all(math.isnan(row["reference"]) and not row.get("hits") for row in named.rows)  # no targets of its own
+    own_only = {"network": "", "reference": math.nan, "hits": ""}
+    strip = [[{**row, **own_only} for row in outcome.rows] for outcome in (own, named)]
     assert without_seconds(strip[0]) == without_seconds(strip[1])
     other = networks_race.run(cell("digits on huber_loss", "Adam", SMALL)).rows
     assert other[0]["loss"] != own.rows[0]["loss"] and other[-1]["accuracy"] > 0.15
