@@ -110,11 +110,12 @@ def hyper_map(
     x_range: Annotated[str | None, typer.Option("--x-range", help="LOW:HIGH; else around the default.")] = None,
     y_range: Annotated[str | None, typer.Option("--y-range", help="The same upwards.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where the CSV file and the image go.")] = Path("results/maps"),
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Draw where two hyper-parameters lead: one run from the start of a test function for each pair of values."""
     from bench import hyper_map as maps
 
-    made = maps.make(optimizer, problem, x, y, size, steps, x_range, y_range)
+    made = maps.make(optimizer, problem, x, y, size, steps, x_range, y_range, device)
     print(maps.sentence(made))
     for path in maps.write(made, problem, out):
         print(path)

@@ -6,8 +6,8 @@ exact for these optimizers, because each treats every parameter by itself; runs 
 nan. So a run that diverges is simply stepped on, and what it did from its first bad step on is not counted.
 
 Where an optimizer steps each element by a rule of its own, all steps of all runs are one call of compiled code instead
-(`bench.sweeps`), which does what the class does to the last bits. The column `executor` says which it was: compiled,
-batched, or one run at a time.
+(`bench.sweeps`), which does what the class does to the last bits; on CUDA, a kernel in which each thread makes a run.
+The column `executor` says which it was: compiled, batched, or one run at a time.
 
 L-BFGS, which evaluates the loss itself and has one parameter group, makes its runs one after the other. The budget is
 the same number of gradients for everybody: what the others do in a step, L-BFGS does in an evaluation, however many of
@@ -23,6 +23,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -122,8 +123,10 @@ def run(cell: Cell) -> Outcome:
     )
     lrs = [base * multiple for multiple in multiples]
     executor = executor_of(cell.optimizer, cell.device)
+    if executor == COMPILED and cell.device != "cpu" and refused(function):
+        executor = BATCHED
     if executor == COMPILED:
-        found = descend_compiled(function, cell.optimizer, starts, lrs, settings["steps"])
+        found = descend_compiled(function, cell.optimizer, starts, lrs, settings["steps"], cell.device)
     else:
         found = (descend_by_closure if executor == ALONE else descend)(
             function,
@@ -148,11 +151,30 @@ def executor_of(optimizer: str, device: str) -> str:
     """How the runs of a cell are made: the fastest way that is exact."""
     if TRAITS[optimizer].takes is Takes.CLOSURE:
         return ALONE
-    if device != "cpu" or isinstance(kernels.executor("cpu"), str):  # the latter says why there is no compiler
+    # the text of a sweep on CUDA is made of that on the CPU
+    if any(isinstance(kernels.executor(one), str) for one in {"cpu", device}):  # it says why there is no compiler
         return BATCHED
     from bench.sweeps import engine
 
     return COMPILED if engine.elementwise(getattr(optimizers, optimizer)) else BATCHED
+
+
+def refused(function: Function) -> bool:
+    """Whether a sweep on CUDA leaves this function to torch."""
+    from bench.sweeps import cuda_source
+
+    return bool(cuda_source.refusal(function))
+
+
+def sweeper(device: str) -> Callable[..., Any]:
+    """What makes compiled sweeps on a device."""
+    from bench.sweeps import engine
+
+    if device == "cpu":
+        return engine.sweep
+    from bench.sweeps import cuda
+
+    return partial(cuda.sweep, device=device)
 
 
 def start(function: Function, run_seed: int, seed: int) -> list[float]:
@@ -193,15 +215,16 @@ def descend(function: Function, make_optimizer: MakeOptimizer, starts: Tensor, l
     return Descent(history, kept, torch.stack(path).cpu(), time.perf_counter() - begin)
 
 
-def descend_compiled(function: Function, optimizer: str, starts: Tensor, lrs: list[float], steps: int) -> Descent:
+def descend_compiled(
+    function: Function, optimizer: str, starts: Tensor, lrs: list[float], steps: int, device: str = "cpu"
+) -> Descent:
     """As `descend`, for an elementwise optimizer of ours."""
-    from bench.sweeps import engine
-
-    cls, points = getattr(optimizers, optimizer), starts.repeat(len(lrs), 1).numpy()
+    make = sweeper(device)
+    cls, points = getattr(optimizers, optimizer), starts.repeat(len(lrs), 1).cpu().numpy()
     options = {"lr": np.repeat(lrs, len(starts))}
-    engine.sweep(function, cls, options, points, 0)  # untimed: it may compile
+    make(function, cls, options, points, 0, every=1)  # untimed: it may compile
     begin = time.perf_counter()
-    found = engine.sweep(function, cls, options, points, steps, every=1)
+    found = make(function, cls, options, points, steps, every=1)
     seconds = time.perf_counter() - begin
     kept = sweep.kept_steps(steps)
     return Descent(

@@ -5,23 +5,28 @@ from __future__ import annotations
 import importlib
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench import functions_race
+from bench import functions_race, plan
 from bench.charts import plane as chart
 from bench.charts import style
 from bench.contenders import OPTIMIZERS, TRAITS, Takes
 from bench.errors import BenchError, Exit, disk_error, unknown
 from bench.folder import atomic_write
+from bench.problems.function import Function
 from bench.problems.functions import FUNCTIONS
-from bench.sweeps import engine
+from bench.sweeps import cuda_source, engine
 from bench.sweeps.plane import Plane, axis, numbers, plane
+from optimizers.executors import kernels
 
 LARGEST = 8192
+#: runs of one launch: enough for every thread of a large GPU to have several
+TOGETHER_ON_CUDA = 1 << 22
 
 
 def make(
@@ -33,6 +38,7 @@ def make(
     steps: int,
     x_range: str | None = None,
     y_range: str | None = None,
+    device: str = "cpu",
 ) -> Plane:
     """The plane; raises `BenchError` (exit 2) with one sentence for what cannot be made, before anything runs."""
     if optimizer not in OPTIMIZERS:
@@ -56,12 +62,28 @@ def make(
     if steps < 1:
         raise BenchError(f"--steps {steps} makes no map: give 1 or more.", Exit.USAGE)
     function = FUNCTIONS[problem]
+    how = _on(device, function)
     start = float(engine.evaluate(function, np.array([function.start]))[0][0])
     try:
         across, down = (axis(cls, name, size, _limits(text)) for name, text in ((x, x_range), (y, y_range)))
-        return plane(function, cls, across, down, steps, functions_race.diverging_gap(function, start))
+        highest = functions_race.diverging_gap(function, start)
+        return plane(function, cls, across, down, steps, highest, **how)
     except ValueError as error:
         raise BenchError(f"there is no such map: {error}.", Exit.USAGE) from None
+
+
+def _on(device: str, function: Function) -> dict[str, Any]:
+    """How `plane` makes its runs on a device; refuses one that is not there, or whose kernel lacks the function."""
+    if device not in ("cpu", "cuda"):
+        raise unknown("device", device, ("cpu", "cuda"))
+    if device == "cpu":
+        return {}
+    plan.devices_of(device)
+    missing = [found for one in ("cpu", "cuda") if isinstance(found := kernels.executor(one), str)]
+    reason = missing[0] if missing else cuda_source.refusal(function)
+    if reason:
+        raise BenchError(f"{function.name} has no map on CUDA: {reason}; leave --device out or give cpu.", Exit.USAGE)
+    return {"sweep": functions_race.sweeper(device), "together": TOGETHER_ON_CUDA}
 
 
 def _able(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The sweep on CUDA: one Triton kernel makes all steps of all runs, a run in each thread, with nothing said to the host.
+"""The sweep on CUDA: one Triton kernel makes all steps of all runs, a run in each thread, without the host.
 
 Compiled for sm_80 and sm_90 and interpreted in the tests; not yet measured on a device.
 """
@@ -63,9 +63,9 @@ def sweep(
     parts = []
     for present, chosen in groups.items():
         step = Step(cls.algorithm, present, dtype)
-        rows = [columns[name][chosen] for name in [*step.columns, "highest", "lowest"]]
+        rows = [columns[name][chosen] for name in [*step.columns, "highest", "lowest"]] + [*starts[chosen].T]
         kernel = module(function, cls.algorithm, present, dtype).kernel
-        parts.append(_run(kernel, [*rows, *starts[chosen].T], function.dimension, steps, every, bounds is not None, device))
+        parts.append(_run(kernel, rows, function.dimension, steps, every, bounds is not None, device))
     if len(parts) == 1:
         return parts[0]
     return engine._joined(parts, np.argsort(np.concatenate(list(groups.values()))))

@@ -29,7 +29,7 @@ def stored(x):
 
 @triton.jit
 def power(x, y):
-    """x ** y for x ≥ 0 and y > 0: to an unit of the last place of 1, where the processor's is to half a unit of its own."""
+    """x ** y for x ≥ 0 and y > 0, with an error of 2e-16 of 1 where x < 1, not of the power itself."""
     return tl.exp(y * tl.log(float64(x)))
 
 
