@@ -133,6 +133,7 @@ def list_names() -> None:
         "sizes of losses": plan.SIZES,
         "functions": plan.FUNCTIONS,
         "networks": plan.NETWORKS,
+        "functions of timed sweeps": plan.SUBJECTS,
         "budgets": BUDGETS,
     }.items():
         print(f"{title}\n  {' '.join(names)}")
