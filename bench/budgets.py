@@ -33,6 +33,11 @@ class Budget:
     loss_sizes: tuple[str, ...]  # at which they are timed
     loss_contenders: tuple[str, ...]
     loss_seconds: float  # for each of forward, backward and both
+    sweep_functions: tuple[str, ...] | None  # on which sweeps are timed
+    sweep_optimizers: tuple[str, ...]
+    sweep_dtypes: tuple[str, ...]
+    sweep_contenders: tuple[str, ...]
+    sweep_seconds: float
     lr_multiples: tuple[float, ...] | None = None  # in place of the grid around each default
 
 
@@ -64,6 +69,11 @@ SMOKE = Budget(
     loss_sizes=("64Ki",),
     loss_contenders=("ours", "torch"),
     loss_seconds=0.05,
+    sweep_functions=("rosenbrock-2d",),
+    sweep_optimizers=("Adam",),
+    sweep_dtypes=("float64",),
+    sweep_contenders=("ours", "batched"),
+    sweep_seconds=0.05,
 )
 
 DEFAULT = Budget(
@@ -94,6 +104,11 @@ DEFAULT = Budget(
     loss_sizes=("4096x10", "512x1000", "64Ki", "1Mi"),
     loss_contenders=("ours", "torch"),
     loss_seconds=0.15,
+    sweep_functions=("rosenbrock-2d",),
+    sweep_optimizers=("Adam",),
+    sweep_dtypes=("float64",),
+    sweep_contenders=("ours", "batched", "alone"),
+    sweep_seconds=1.0,
 )
 
 FULL = Budget(
@@ -124,6 +139,11 @@ FULL = Budget(
     loss_sizes=("64x10", "4096x10", "512x1000", "1024x32000", "4Ki", "64Ki", "1Mi", "4Mi"),
     loss_contenders=("ours", "torch", "compiled", "liger"),
     loss_seconds=0.5,
+    sweep_functions=None,
+    sweep_optimizers=("Adam", "SGD"),
+    sweep_dtypes=("float64", "float32"),
+    sweep_contenders=("ours", "batched", "alone", "optax"),
+    sweep_seconds=4.0,
 )
 
 BUDGETS = {budget.name: budget for budget in (SMOKE, DEFAULT, FULL)}

@@ -110,13 +110,14 @@ def hyper_map(
     x_range: Annotated[str | None, typer.Option("--x-range", help="LOW:HIGH; else around the default.")] = None,
     y_range: Annotated[str | None, typer.Option("--y-range", help="The same upwards.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where the CSV file and the image go.")] = Path("results/maps"),
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Draw where two hyper-parameters lead: one run for each pair, from a test function's start or a network's."""
     from bench import hyper_map as maps
     from bench.progress import TimeLeft
 
     with TimeLeft() as progress:
-        made = maps.make(optimizer, problem, x, y, size, steps, x_range, y_range, progress.report)
+        made = maps.make(optimizer, problem, x, y, size, steps, x_range, y_range, device, progress.report)
     print(maps.sentence(made))
     for path in maps.write(made, problem, out):
         print(path)
@@ -137,6 +138,7 @@ def list_names() -> None:
         "functions that take a number of dimensions, as ackley-10d": functions.scalable(),
         "what may follow any function, with a seed or without": functions.VARIANTS,
         "networks": plan.NETWORKS,
+        "functions of timed sweeps": plan.SUBJECTS,
         "budgets": BUDGETS,
     }.items():
         print(f"{title}\n  {' '.join(names)}")

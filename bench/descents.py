@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,10 +68,29 @@ class Descent:
     evaluations: list[int] | None = None
 
 
+def sweeper(device: str) -> Callable[..., Any]:
+    """What makes compiled sweeps on a device: `engine.sweep`, or its like on CUDA."""
+    from bench.sweeps import engine
+
+    if device == "cpu":
+        return engine.sweep
+    from bench.sweeps import cuda
+
+    return partial(cuda.sweep, device=device)
+
+
 def compiled(
-    function: Function, cls: type, starts: Starts, lrs: list[float], steps: int, options: dict[str, Any] | None = None
+    function: Function,
+    cls: type,
+    starts: Starts,
+    lrs: list[float],
+    steps: int,
+    options: dict[str, Any] | None = None,
+    device: str = "cpu",
 ) -> Runs:
     """Runs of an elementwise optimizer of ours; `options` beside the learning rate."""
+    if device != "cpu":  # the sweep there keeps losses, and leaves it to others to judge them
+        return judge(recorded(function, cls, starts.points, lrs, steps, device, options), starts)
     from bench.sweeps import engine
 
     all_starts = starts.take(np.tile(np.arange(len(starts.losses)), len(lrs)))
@@ -93,12 +113,22 @@ def compiled(
     )
 
 
-def recorded(function: Function, cls: type, start: Array, lr: float, steps: int) -> Descent:
-    """One run of `compiled`, with its losses."""
-    from bench.sweeps import engine
-
+def recorded(
+    function: Function,
+    cls: type,
+    points: Array,
+    lrs: list[float],
+    steps: int,
+    device: str = "cpu",
+    options: dict[str, Any] | None = None,
+) -> Descent:
+    """Runs of `compiled` from `points` [seeds, dimension], with all their losses."""
+    make = sweeper(device)
+    given = {**(options or {}), "lr": np.repeat(lrs, len(points))}
+    begins = np.tile(points, (len(lrs), 1))
+    make(function, cls, given, begins, 0, every=1)  # untimed: it may compile
     begin = time.perf_counter()
-    found = engine.sweep(function, cls, {"lr": lr}, start[None], steps, every=1)
+    found = make(function, cls, given, begins, steps, every=1)
     kept = sweep.kept_steps(steps)
     return Descent(found.recorded_values, kept, found.recorded_points[kept], time.perf_counter() - begin)
 

@@ -1,10 +1,11 @@
 """The race on test functions: every optimizer over a grid of learning rates and seeds, all runs of a cell together.
 
 One cell is one function × one optimizer. Where an optimizer steps each element by a rule of its own, all steps of all
-its runs are one call of compiled code (`bench.sweeps`), which does what the class does to the last bits; else the class
-steps all runs as parameters of their own, which is exact too, because it treats every parameter by itself. Runs cannot
-disturb each other, not even with nan. So a run that diverges is simply stepped on, and what it did from its first bad
-step on is not counted. The column `executor` says how: compiled, batched, or one at a time.
+its runs are one call of compiled code (`bench.sweeps`), which does what the class does to the last bits; on CUDA, a
+kernel in which each thread makes a run. Else the class steps all runs as parameters of their own, which is exact too,
+because it treats every parameter by itself. Runs cannot disturb each other, not even with nan. So a run that diverges
+is simply stepped on, and what it did from its first bad step on is not counted. The column `executor` says how:
+compiled, batched, or one at a time.
 
 L-BFGS, which evaluates the loss itself and has one parameter group, makes its runs one after the other. The budget is
 the same number of gradients for everybody: what the others do in a step, L-BFGS does in an evaluation, however many of
@@ -114,14 +115,16 @@ def run(cell: Cell) -> Outcome:
         return Outcome(status=Status.SKIPPED, reason=ABSENT[takes])
     function = named(settings["name"])
     begins = starts.starts(function, settings["seed"], settings["seeds"])
-    executor = executor_of(cell.optimizer, cell.device)
+    executor = executor_of(cell.optimizer, cell.device, function)
     base = sweep.default_lr(cell.optimizer)
 
     def make(multiples: list[float]) -> list[Rate]:
         lrs = [base * multiple for multiple in multiples]
         return MAKERS[executor](function, cell.optimizer, begins, lrs, settings["steps"], cell.device)
 
-    rates = widened(make, settings["lr_multiples"], settings["extra_rates"], settings["tuning_seeds"], settings["steps"])
+    rates = widened(
+        make, settings["lr_multiples"], settings["extra_rates"], settings["tuning_seeds"], settings["steps"]
+    )
     labels = {"function": function.name, "dimension": function.dimension, "device": cell.device}
     labels |= {"optimizer": cell.optimizer, "executor": executor}
     rows = [
@@ -133,30 +136,33 @@ def run(cell: Cell) -> Outcome:
     return Outcome(rows=rows)
 
 
-def executor_of(optimizer: str, device: str) -> str:
+def executor_of(optimizer: str, device: str, function: Function | None = None) -> str:
     """How the runs of a cell are made: the fastest way that is exact."""
     if TRAITS[optimizer].takes is Takes.CLOSURE:
         return ALONE
-    return COMPILED if compiles(optimizer, device) else BATCHED
+    return COMPILED if compiles(optimizer, device, function) else BATCHED
 
 
-def compiles(optimizer: str, device: str) -> bool:
-    """Whether a sweep of this optimizer can be compiled here."""
-    if device != "cpu" or isinstance(kernels.executor("cpu"), str):  # the latter says why there is no compiler
+def compiles(optimizer: str, device: str, function: Function | None = None) -> bool:
+    """Whether a sweep of this optimizer, on this function, can be compiled here."""
+    # the text of a sweep on CUDA is made of that on the CPU
+    if any(isinstance(kernels.executor(one), str) for one in {"cpu", device}):  # it says why there is no compiler
         return False
-    from bench.sweeps import engine
+    from bench.sweeps import cuda_source, engine
 
-    return engine.elementwise(getattr(optimizers, optimizer))
+    if not engine.elementwise(getattr(optimizers, optimizer)):
+        return False
+    return device == "cpu" or function is None or not cuda_source.refusal(function)
 
 
 def make_compiled(
     function: Function, optimizer: str, begins: Starts, lrs: list[float], steps: int, device: str
 ) -> list[Rate]:
     cls = getattr(optimizers, optimizer)
-    runs = descents.compiled(function, cls, begins, lrs, steps)
+    runs = descents.compiled(function, cls, begins, lrs, steps, device=device)
 
     def curve(lr: float) -> tuple[Array, Array, list[int]]:  # made again, alone: kept for all it would be large
-        return of_run(descents.recorded(function, cls, begins.points[0], lr, steps), 0)
+        return of_run(descents.recorded(function, cls, begins.points[:1], [lr], steps, device), 0)
 
     return [Rate(one, lambda lr=lr: curve(lr)) for one, lr in zip(split(runs, len(lrs)), lrs, strict=True)]
 
@@ -278,7 +284,9 @@ def reason(runs: Runs, begins: Starts) -> str:
         f"the loss rose above {DIVERGED:.0f} times the initial gap": np.isfinite(values) & (values >= lowest),
     }
     way = max(ways, key=lambda one: ways[one].sum())
-    return f"{bad.sum()} of {len(bad)} runs diverged, the first at step {runs.bad_step[bad].min()}, mostly because {way}"
+    return (
+        f"{bad.sum()} of {len(bad)} runs diverged, the first at step {runs.bad_step[bad].min()}, mostly because {way}"
+    )
 
 
 def keep_curve(rows: list[dict[str, Any]], rates: list[Rate], function: Function) -> None:

@@ -9,13 +9,14 @@ import importlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench import network_plane, sweep
+from bench import descents, network_plane, plan, sweep
 from bench.charts import plane as chart
 from bench.charts import style
 from bench.contenders import OPTIMIZERS, TRAITS, Takes
@@ -23,10 +24,12 @@ from bench.errors import BenchError, Exit, disk_error, unknown
 from bench.folder import atomic_write
 from bench.network_plane import Report
 from bench.problems import functions
+from bench.problems.function import Function
 from bench.problems.networks import NETWORKS, named
 from bench.starts import diverging_gap
-from bench.sweeps import engine
+from bench.sweeps import cuda_source, engine
 from bench.sweeps.plane import Plane, axis, numbers, plane
+from optimizers.executors import kernels
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Usual:
 
 FUNCTION = Usual(size=256, steps=500, largest=8192)
 NETWORK = Usual(size=32, steps=200, largest=512)
+#: runs of one launch: enough for every thread of a large GPU to have several
+TOGETHER_ON_CUDA = 1 << 22
 
 
 def make(
@@ -51,6 +56,7 @@ def make(
     steps: int | None = None,
     x_range: str | None = None,
     y_range: str | None = None,
+    device: str = "cpu",
     report: Report = lambda done, all: None,
 ) -> Plane:
     """The plane; raises `BenchError` (exit 2) with one sentence for what cannot be made, before anything runs.
@@ -79,15 +85,32 @@ def make(
         raise BenchError(f"--size {size} makes no map: give a number from 2 to {usual.largest}.", Exit.USAGE)
     if steps < 1:
         raise BenchError(f"--steps {steps} makes no map: give 1 or more.", Exit.USAGE)
+    how = _on(device, function)
     try:
         across, down = (axis(cls, name, size, _limits(text)) for name, text in ((x, x_range), (y, y_range)))
         if network is not None:
             with sweep.one_thread():
                 return network_plane.plane(network, cls, across, down, steps, report=report)
         start = engine.evaluate(function, np.array([function.start]))[0][0]
-        return plane(function, cls, across, down, steps, float(diverging_gap(function, start)))
+        return plane(function, cls, across, down, steps, float(diverging_gap(function, start)), **how)
     except ValueError as error:
         raise BenchError(f"there is no such map: {error}.", Exit.USAGE) from None
+
+
+def _on(device: str, function: Function | None) -> dict[str, Any]:
+    """How `plane` makes its runs on a device; refuses one that is not there, or whose kernel lacks the function."""
+    if device not in ("cpu", "cuda"):
+        raise unknown("device", device, ("cpu", "cuda"))
+    if device == "cpu":
+        return {}
+    if function is None:
+        raise BenchError("maps of networks are made on the CPU; leave --device out.", Exit.USAGE)
+    plan.devices_of(device)
+    missing = [found for one in ("cpu", "cuda") if isinstance(found := kernels.executor(one), str)]
+    reason = missing[0] if missing else cuda_source.refusal(function)
+    if reason:
+        raise BenchError(f"{function.name} has no map on CUDA: {reason}; leave --device out or give cpu.", Exit.USAGE)
+    return {"sweep": descents.sweeper(device), "together": TOGETHER_ON_CUDA}
 
 
 def _able(name: str) -> bool:

@@ -153,6 +153,7 @@ def summaries(tables: dict[str, pd.DataFrame]) -> list[tuple[str, str, pd.DataFr
         ("Step time", "step_time", step_times(tables)),
         ("Parity: the worst over all option sets", "parity", parities(tables)),
         ("Losses: time of forward, backward and both", "loss_time", loss_times(tables)),
+        ("Sweeps: time of a step of a run", "sweep_time", sweep_times(tables)),
         ("Losses: error of value and gradient", "loss_parity", loss_parities(tables)),
         ("Test functions: the best learning rate of each optimizer", "functions", functions(tables)),
         ("Networks: the best learning rate of each optimizer", "networks", networks(tables)),
@@ -185,6 +186,14 @@ def loss_times(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     shown = ("loss", "size", "device", "dtype", "threads", "contender", "phase", "median_us", "q1_us", "q3_us")
     more = ("ratio", "ratio_low", "ratio_high", "verdict", "gb_per_s", "share_of_stream", "peak_bytes")
     found = rows.rows_of(tables, "loss_time", (*shown, *more, "status"))
+    return found[found["status"].isin(rows.MEASURED)][[*shown, *more]].dropna(axis=1, how="all")
+
+
+def sweep_times(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The timed contenders of each optimizer and function."""
+    shown = ("optimizer", "function", "device", "dtype", "contender", "median_ns", "q1_ns", "q3_ns")
+    more = ("ratio", "ratio_low", "ratio_high", "verdict")
+    found = rows.rows_of(tables, "sweep_time", (*shown, *more, "status"))
     return found[found["status"].isin(rows.MEASURED)][[*shown, *more]].dropna(axis=1, how="all")
 
 

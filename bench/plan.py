@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bench import functions_race, loss_parity, loss_time, networks_race, nulls, step_time, verify
+from bench import functions_race, loss_parity, loss_time, networks_race, nulls, step_time, sweep_time, verify
 from bench.budgets import BUDGETS, Budget
 from bench.cell import Cell
 from bench.contenders import OPTIMIZERS
@@ -19,6 +19,7 @@ from bench.losses import LOSSES, SIZES, short
 from bench.problems.functions import FUNCTIONS, known, named
 from bench.problems.networks import NETWORKS, variants
 from bench.step_time import PARAMETER_SETS
+from bench.sweep_contenders import SUBJECTS
 
 # The kinds of cells in the order in which they run: first proven right, then timed, then raced.
 KINDS = {
@@ -26,6 +27,7 @@ KINDS = {
     "loss_parity": loss_parity,
     "step_time": step_time,
     "loss_time": loss_time,
+    "sweep_time": sweep_time,
     "functions": functions_race,
     "nulls": nulls,
     "networks": networks_race,
@@ -35,11 +37,11 @@ OF_LOSSES = ("loss_parity", "loss_time")  # the others measure optimizers
 PARTS = {
     "run": tuple(KINDS),
     "verify": ("verify",),
-    "time": ("step_time",),
+    "time": ("step_time", "sweep_time"),
     "losses": OF_LOSSES,
     "race": ("functions", "nulls", "networks"),
 }
-PROBLEMS = (*PARAMETER_SETS, *SIZES, *FUNCTIONS, *NETWORKS)
+PROBLEMS = tuple(dict.fromkeys((*PARAMETER_SETS, *SIZES, *FUNCTIONS, *NETWORKS, *SUBJECTS)))
 DEVICES = ("cpu", "cuda", "all")
 LARGEST_SEED = 2**32 - 1  # what NumPy and torch both take
 

@@ -19,6 +19,7 @@ TABLES = {
     "loss_parity": "loss_parity",
     "step_time": "step_time",
     "loss_time": "loss_time",
+    "sweep_time": "sweep_time",
     "functions": "functions",
     "nulls": "functions",
     "networks": "networks",
@@ -60,6 +61,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("least_bytes", "gb_per_s", "stream_gb_per_s", "share_of_stream", "peak_bytes", "first_call_s"),
         *("host_us", "device_us", "end_to_end_us", "dropped_rounds", "status", "reason", "command", "cell"),
     ),
+    "sweep_time": (
+        *("optimizer", "function", "dimension", "device", "device_name", "dtype", "contender", "runs", "steps"),
+        *("rounds", "calls_per_round", "median_ns", "q1_ns", "q3_ns", "min_ns"),
+        *("ratio", "ratio_low", "ratio_high", "verdict", "difference", "first_call_s", "dropped_rounds"),
+        *("status", "reason", "command", "cell"),
+    ),
     "functions": (
         *("function", "dimension", "device", "optimizer", "lr", "lr_multiple", "runs", "tuning_seeds", "steps"),
         *("status", "reason", "diverged", "minimum", "basin", "other_basins", "gap_q1", "gap_median", "gap_q3"),
@@ -88,6 +95,7 @@ NAMED = {
     "parity": "options",
     "step_time": "parameter_set",
     "loss_time": "size",
+    "sweep_time": "function",
     "functions": "function",
     "networks": "network",
 }

@@ -15,6 +15,7 @@ from bench.tables import subject
 
 GOOD, BAD, PLAIN = "good", "bad", "plain"
 MODES = {"loop": "for-loop", "foreach": "foreach", "fused": "fused", "compiled": "compiled"}
+SWEEPS = {"batched": "torch over a batch", "alone": "torch one run at a time", "optax": "optax"}
 SPEED = ("optimizer", "parameter_set", "device", "dtype", "threads", "contender", "status", "verdict", "best_of_torch")
 RATIO = ("ratio", "ratio_low", "ratio_high")
 
@@ -33,6 +34,7 @@ def sentences(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
         *loss_parity(tables),
         *speed(tables),
         *loss_speed(tables),
+        *sweep_speed(tables),
         *scores(tables),
         *races(tables),
         *trouble(tables),
@@ -79,6 +81,24 @@ def loss_parity(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     names = [f"{row.loss} ({row.reduction}, {row.dtype})" for row in bad.head(3).itertuples()]
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
     return [Sentence(BAD, f"{text}; not: {', '.join(names)}{more}.")]
+
+
+def sweep_speed(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
+    """How much faster a compiled sweep makes its steps than each other contender, a geometric mean for each."""
+    timed = rows_of(tables, "sweep_time", ("optimizer", "function", "device", "dtype", "contender", "status", *RATIO))
+    timed = timed.assign(**{column: numbers(timed[column]) for column in RATIO})
+    found = []
+    others = timed[timed["contender"].ne("ours") & timed["status"].isin(MEASURED)]
+    for (device, dtype), there in others.groupby(["device", "dtype"], sort=False):
+        said = []
+        for contender, here in there.groupby("contender", sort=False):
+            mean, low, high = geometric_mean(*(here[column] for column in RATIO))
+            if here[list(RATIO)].notna().all(axis=1).any():
+                said.append(f"{SWEEPS.get(contender, contender)} {times(mean)} ({span(low, high)})")
+        if said:
+            text = f"A step of a run in a sweep takes, in times of ours on {device} in {dtype}: {', '.join(said)}"
+            found.append(Sentence(PLAIN, f"{text} (geometric mean)."))
+    return found
 
 
 def loss_speed(tables: dict[str, pd.DataFrame]) -> list[Sentence]:

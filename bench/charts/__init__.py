@@ -24,6 +24,7 @@ from bench.charts import (
     special,
     step_time,
     style,
+    sweep_time,
     trajectories,
 )
 
@@ -31,7 +32,7 @@ CHARTS: dict[str, ModuleType] = {
     chart.NAME: chart
     for chart in (
         *(scores, ecdf, profiles),
-        *(ratio, step_time, special, memory_share, parity, loss_ratio, loss_time, loss_memory, loss_shapes),
+        *(ratio, step_time, special, memory_share, parity, loss_ratio, loss_time, loss_memory, loss_shapes, sweep_time),
         *(trajectories, loss_curves, seconds, sensitivity),
     )
 }

@@ -79,7 +79,7 @@ def with_panel(table: pd.DataFrame, base: str, conditions: tuple[str, ...]) -> p
 
 
 def best_runs(runs: pd.DataFrame, score: str) -> pd.DataFrame:
-    """One row per panel × optimizer: the learning rate whose median `score` over the seeds is lowest (`measured_quartiles`).
+    """One row per panel × optimizer: the learning rate whose median `score` over the seeds is lowest.
 
     Columns: panel, optimizer, lr, lr_multiple, median, low, high (quartiles), seeds, failed (runs of *all* learning
     rates that gave no finite score), runs (of all learning rates). A run that failed counts as infinitely bad; of equal
@@ -137,7 +137,9 @@ def best_rates(rates: pd.DataFrame) -> pd.DataFrame:
     made = made.assign(distance=np.log(made["lr_multiple"]).abs())
     of_all = made.groupby(["panel", "optimizer"], sort=False)
     made = made.assign(all_runs=of_all["runs"].transform("sum"), all_diverged=of_all["diverged"].transform("sum"))
-    return made.sort_values(["gap_median", "distance"], kind="stable").groupby(["panel", "optimizer"]).head(1).sort_index()
+    return (
+        made.sort_values(["gap_median", "distance"], kind="stable").groupby(["panel", "optimizer"]).head(1).sort_index()
+    )
 
 
 def with_curve(rates: pd.DataFrame, kept: str) -> pd.DataFrame:

@@ -74,6 +74,9 @@ CONTENDER_STYLES = {
     "compiled": Style(GREEN, "P", SOLID),
     "torch": Style(BLACK, "s", SOLID),
     "liger": Style(PURPLE, "^", SOLID),
+    "batched": Style(SKY, "^", SOLID),
+    "alone": Style(BLACK, "s", SOLID),
+    "optax": Style(PURPLE, "D", SOLID),
 }
 
 CONTENDER_LABELS = {
@@ -87,6 +90,9 @@ CONTENDER_LABELS = {
     "compiled": "torch, compiled",
     "torch": "torch, eager",
     "liger": "Liger",
+    "batched": "torch, batched",
+    "alone": "torch, one run at a time",
+    "optax": "optax, jit(vmap(scan))",
 }
 
 SETTINGS = {

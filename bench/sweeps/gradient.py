@@ -133,6 +133,9 @@ class Loops:
         row, stride = self.row[name]
         return layout.put(self.real, row, value, index, stride)
 
+    def put_value(self, value: str) -> str:
+        return layout.put_double(layout.common("value"), f"float64({value})")
+
     def source(self) -> list[str]:
         """The statements that write the row ``value`` and the gradient."""
         repeated, real = self.trace.repeated, self.real
@@ -193,7 +196,7 @@ class Loops:
         writer = Writer(self.real)
         text, *texts = (f"{self.real}({text})" for text in writer.write([value, *by]))
         lines = [*self._loads([value, *by]), *writer.lines]
-        lines.append(layout.put_double(layout.common("value"), f"float64({text})"))
+        lines.append(self.put_value(text))
         rows = [(f"by_{one.name}", "") for one in repeated] + [("g", str(k)) for k in singles.values()]
         lines += [self.put(name, text, index) for (name, index), text in zip(rows, texts, strict=True)]
         products = (one for one in repeated if one.kind == "prod")

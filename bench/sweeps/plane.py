@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -117,22 +117,27 @@ def plane(
     highest_gap: float,
     options: Mapping[str, Any] | None = None,
     dtype: str = "float64",
+    sweep: Callable[..., engine.Sweep] = engine.sweep,
+    together: int | None = None,
 ) -> Plane:
-    """Makes `steps` steps from the function's start for each pair; a gap above `highest_gap`, ever, has diverged."""
+    """Makes `steps` steps from the function's start for each pair; a gap above `highest_gap`, ever, has diverged.
+
+    `sweep` is `engine.sweep` or, on a GPU, `cuda.sweep`; so many runs are made `together`, else TOGETHER.
+    """
     below = 1e-9 * max(1.0, abs(function.minimum))  # under the minimum lies only what is outside the domain
     bounds = (function.minimum - below, function.minimum + highest_gap)
     origin = np.array(function.start)
     corner = {x.name: x.values[0], y.name: y.values[0]}
     # compiled, and refused if it must be, ahead of the clock
-    engine.sweep(function, cls, {**(options or {}), **corner}, origin[None], 0, dtype=dtype, bounds=bounds)
+    sweep(function, cls, {**(options or {}), **corner}, origin[None], 0, dtype=dtype, bounds=bounds)
     begin = time.perf_counter()
-    rows = max(1, TOGETHER // len(x.values))
+    rows = max(1, (together or TOGETHER) // len(x.values))
     gaps, bad_steps = [], []
     for first in range(0, len(y.values), rows):
         down = y.values[first : first + rows]
         pairs = {x.name: np.tile(x.values, len(down)), y.name: np.repeat(down, len(x.values))}
         starts = np.broadcast_to(origin, (len(pairs[x.name]), function.dimension))
-        found = engine.sweep(function, cls, {**(options or {}), **pairs}, starts, steps, dtype=dtype, bounds=bounds)
+        found = sweep(function, cls, {**(options or {}), **pairs}, starts, steps, dtype=dtype, bounds=bounds)
         gaps.append(np.where(found.bad_step < 0, found.values - function.minimum, np.inf))
         bad_steps.append(found.bad_step)
     shape = (len(y.values), len(x.values))

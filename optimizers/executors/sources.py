@@ -205,7 +205,12 @@ class _Divisions(ast.NodeTransformer):
 
 def exactly_divided(function: Callable, name: str) -> str:
     """The source of a function for Triton, whose own division is approximate."""
-    return ast.unparse(ast.fix_missing_locations(_Divisions().visit(ast.parse(definition(function, name)))))
+    return exact_divisions(definition(function, name))
+
+
+def exact_divisions(text: str) -> str:
+    """Source for Triton with every division of floats made exact."""
+    return ast.unparse(ast.fix_missing_locations(_Divisions().visit(ast.parse(text))))
 
 
 def triton_kernel(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, state_dtype: str) -> str:

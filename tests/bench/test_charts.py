@@ -37,6 +37,7 @@ UNITS = {
     "loss_time": ("(elements)", "(rows × classes)"),
     "loss_memory": ("(×",),
     "loss_shapes": ("(1)",),
+    "sweep_time": ("(ns)",),
     "trajectories": ("x₁",),  # coordinates of test functions have no unit
     "loss_curves": ("gradients evaluated",),
     "seconds": ("(s)",),

@@ -36,9 +36,9 @@ def fake_kinds(monkeypatch):
 @pytest.mark.parametrize(
     ("part", "tables"),
     [
-        ("run", {"parity", "step_time", "functions", "networks"}),
+        ("run", {"parity", "step_time", "sweep_time", "functions", "networks"}),
         ("verify", {"parity"}),
-        ("time", {"step_time"}),
+        ("time", {"step_time", "sweep_time"}),
         ("losses", {"loss_parity", "loss_time"}),
         ("race", {"functions", "networks"}),
     ],

@@ -28,14 +28,22 @@ def fake_kinds(monkeypatch):
 
 def test_cells_come_kind_by_kind_and_verification_first(fake_kinds):
     cells = make(optimizers=["Adam", "SGD"]).cells
-    assert list(dict.fromkeys(cell.kind for cell in cells)) == ["verify", "step_time", "functions", "nulls", "networks"]
-    assert len(cells) == 5 * 2 * 3 == len({cell.id for cell in cells})
+    assert list(dict.fromkeys(cell.kind for cell in cells)) == [
+        "verify",
+        "step_time",
+        "sweep_time",
+        "functions",
+        "nulls",
+        "networks",
+    ]
+    assert len(cells) == 6 * 2 * 3 == len({cell.id for cell in cells})
     assert list(dict.fromkeys(cell.kind for cell in make().cells)) == list(plan.KINDS)
 
 
 def test_the_parts_together_are_the_run():
     assert plan.PARTS["run"] == tuple(plan.KINDS)
-    assert list(plan.KINDS) == ["verify", "loss_parity", "step_time", "loss_time", "functions", "nulls", "networks"]
+    measured = ["verify", "loss_parity", "step_time", "loss_time", "sweep_time", "functions", "nulls", "networks"]
+    assert list(plan.KINDS) == measured
     parts = [kind for part in ("verify", "time", "losses", "race") for kind in plan.PARTS[part]]
     assert sorted(parts) == sorted(plan.KINDS)
 
@@ -43,7 +51,7 @@ def test_the_parts_together_are_the_run():
 @pytest.mark.parametrize(
     ("asked", "kinds"),
     [
-        ({"optimizers": ["Adam"]}, {"verify", "step_time", "functions", "nulls", "networks"}),
+        ({"optimizers": ["Adam"]}, {"verify", "step_time", "sweep_time", "functions", "nulls", "networks"}),
         ({"problems": ["mlp"]}, {"verify", "step_time"}),
         ({"problems": ["digits"]}, {"verify", "networks"}),
         ({"problems": ["64Ki"]}, {"loss_parity", "loss_time"}),

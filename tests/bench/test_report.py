@@ -12,7 +12,7 @@ from bench import charts, report, tables
 from bench.cell import Cell, Outcome
 from bench.errors import BenchError
 from bench.journal import Journal, Record
-from tests.bench.example_tables import functions, loss_parity, loss_time, networks, parity, step_time
+from tests.bench.example_tables import functions, loss_parity, loss_time, networks, parity, step_time, sweep_time
 
 README = Path(__file__).parent.parent.parent / "results" / "README.md"
 KINDS = {table: kind for kind, table in tables.TABLES.items() if kind != "nulls"}
@@ -35,6 +35,7 @@ def run_folder(tmp_path):
         "loss_parity": loss_parity(),
         "loss_time": loss_time(),
         "step_time": step_time(names, ("mlp", "one-big")),
+        "sweep_time": sweep_time(),
         "functions": functions(names),
         "networks": networks(names),
     }

@@ -1,0 +1,64 @@
+"""What generated Triton sweeps call, beside the dialect of the rules: mathematics and types by the names of the CPU's.
+
+A number times one of type float64 is exact, and gives a bare Python number a type.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from optimizers.executors import triton_math
+
+
+@triton.jit
+def float64(x):
+    return x * tl.full([], 1.0, tl.float64)
+
+
+@triton.jit
+def float32(x):
+    return (x * tl.full([], 1.0, tl.float64)).to(tl.float32)
+
+
+@triton.jit
+def stored(x):
+    """As a class keeps its scalar state."""
+    return float64(float32(x))
+
+
+@triton.jit
+def power(x, y):
+    """x ** y for x ≥ 0 and y > 0, with an error of 2e-16 of 1 where x < 1, not of the power itself."""
+    return tl.exp(y * tl.log(float64(x)))
+
+
+@triton.jit
+def exp(x):
+    return triton_math.exp(x)
+
+
+@triton.jit
+def log(x):
+    return triton_math.log(x)
+
+
+@triton.jit
+def sin(x):
+    return tl.sin(x)
+
+
+@triton.jit
+def cos(x):
+    return tl.cos(x)
+
+
+@triton.jit
+def judge(value, t, best, bad_step, bad_value, highest, lowest):
+    """The least value so far, and the first step at which it was out of bounds, -1 for never, with the value then."""
+    outside = (value > highest) | (value < lowest) | (value != value)
+    fresh = outside & (bad_step < 0)
+    bad_value = tl.where(fresh, value, bad_value)
+    bad_step = tl.where(fresh, t, bad_step)
+    best = tl.where((bad_step < 0) & (value < best), value, best)
+    return best, bad_step, bad_value
