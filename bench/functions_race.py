@@ -121,7 +121,9 @@ def run(cell: Cell) -> Outcome:
         lrs = [base * multiple for multiple in multiples]
         return MAKERS[executor](function, cell.optimizer, begins, lrs, settings["steps"], cell.device)
 
-    rates = widened(make, settings["lr_multiples"], settings["extra_rates"], settings["tuning_seeds"], settings["steps"])
+    rates = widened(
+        make, settings["lr_multiples"], settings["extra_rates"], settings["tuning_seeds"], settings["steps"]
+    )
     labels = {"function": function.name, "dimension": function.dimension, "device": cell.device}
     labels |= {"optimizer": cell.optimizer, "executor": executor}
     rows = [
@@ -258,7 +260,7 @@ def summary(function: Function, begins: Starts, runs: Runs, steps: int, tuning: 
     row |= dict(zip(("gap_q1", "gap_median", "gap_q3"), gaps, strict=True))
     row |= dict(zip(("final_gap_q1", "final_gap_median", "final_gap_q3"), final, strict=True))
     for decade in TOLD:
-        times = runs.hits[:, int(np.flatnonzero(hits.EXPONENTS == decade)[0])]
+        times = runs.hits[:, int(np.flatnonzero(decade == hits.EXPONENTS)[0])]
         row[f"gradients_{decade}"] = measured_quartiles(times)[1]
         row[f"met_{decade}"] = float(np.isfinite(times).mean())
     row |= {"evaluations": int(runs.evaluations.sum()), "seconds": float(runs.seconds.sum())}
@@ -278,7 +280,9 @@ def reason(runs: Runs, begins: Starts) -> str:
         f"the loss rose above {DIVERGED:.0f} times the initial gap": np.isfinite(values) & (values >= lowest),
     }
     way = max(ways, key=lambda one: ways[one].sum())
-    return f"{bad.sum()} of {len(bad)} runs diverged, the first at step {runs.bad_step[bad].min()}, mostly because {way}"
+    return (
+        f"{bad.sum()} of {len(bad)} runs diverged, the first at step {runs.bad_step[bad].min()}, mostly because {way}"
+    )
 
 
 def keep_curve(rows: list[dict[str, Any]], rates: list[Rate], function: Function) -> None:

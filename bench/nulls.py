@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import optimizers as ours
 from torch import Tensor
 
+import optimizers as ours
 from bench import descents, functions_race, sweep
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome

@@ -242,7 +242,9 @@ def test_a_diverged_run_is_counted_and_said_when_and_why():
     row = rows[-1]
     assert row["status"] == "diverged" and row["diverged"] == row["runs"] == 3 and row["gap_q1"] == math.inf
     assert row["_hits"] == [""] * 3 and row["evaluations"] == 3 * 40  # stepped on with its sweep
-    assert row["reason"].startswith("3 of 3 runs diverged, the first at step 1, mostly because the loss rose above 1000")
+    assert row["reason"].startswith(
+        "3 of 3 runs diverged, the first at step 1, mostly because the loss rose above 1000"
+    )
     (kept,) = [row for row in rows if "_losses" in row]
     assert kept["_curve_status"] == "diverged" and [step for step, _ in kept["_losses"]] == [0]
 
@@ -355,9 +357,7 @@ def test_seed_zero_is_the_published_start_and_others_depend_on_the_runs_seed():
     assert starts.start(function, 3, 0) == list(function.start)
     assert starts.start(function, 3, 1) == starts.start(function, 3, 1)
     assert starts.start(function, 3, 1) != starts.start(function, 4, 1)
-    noise = torch.tensor([starts.start(function, 0, seed) for seed in range(1, 400)]) - torch.tensor(
-        function.start
-    )
+    noise = torch.tensor([starts.start(function, 0, seed) for seed in range(1, 400)]) - torch.tensor(function.start)
     torch.testing.assert_close(noise.std(0) / 15, torch.tensor([0.05, 0.05]), rtol=0.1, atol=0)
 
 

@@ -171,9 +171,7 @@ def races(draw):
     )
     seeds = draw(st.integers(2, 4))
     every = itertools.product(optimizers, functions, (0.1, 1.0, 10.0))
-    return [
-        run(name, function, [draw(HITS) for _ in range(seeds)], multiple) for name, function, multiple in every
-    ]
+    return [run(name, function, [draw(HITS) for _ in range(seeds)], multiple) for name, function, multiple in every]
 
 
 SCORE = ["score", "score_low", "score_high", "success", "lr_decades"]
