@@ -57,7 +57,30 @@ _add_part("run", "Verify, time and race, losses included; goes on where an inter
 _add_part("verify", "Compare every optimizer with its reference.")
 _add_part("time", "Time the steps of the optimizers (they are verified first by `run`, not by this).")
 _add_part("losses", "Compare every loss and its gradient with torch in float64, and time it.")
-_add_part("race", "Let the optimizers minimise test functions and train small networks.")
+
+
+@app.command()
+def race(
+    budget: BudgetOption = "default",
+    device: DeviceOption = "all",
+    optimizer: OptimizerOption = None,
+    loss: LossOption = None,
+    problem: ProblemOption = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Runs of each learning rate; else the budget's.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Gradients of each run; else the budget's.")] = None,
+    lrs: Annotated[str | None, typer.Option("--lrs", help="Multiples of the defaults, as 0.1,1,10.")] = None,
+    seed: SeedOption = 0,
+    out: OutOption = Path("results"),
+    fresh: FreshOption = False,
+) -> None:
+    """Let the optimizers minimise test functions and train small networks."""
+    from bench import plan, run
+
+    changes = {"seeds": seeds, "steps": steps, "lrs": lrs}
+    parts = plan.PARTS["race"]
+    made = plan.make(budget, device, optimizer or [], problem or [], seed, parts, loss or [], changes)
+    raise typer.Exit(run.execute(made, out, fresh))
+
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, such as results/latest.", show_default=False)]
 

@@ -60,7 +60,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
                 "name": name,
                 "steps": budget.network_steps,
                 "evaluate_every": max(1, budget.network_steps // EVALUATIONS),
-                "lr_multiples": sweep.lr_multiples(budget.network_learning_rates),
+                "lr_multiples": list(budget.lr_multiples or sweep.lr_multiples(budget.network_learning_rates)),
                 "seeds": budget.network_seeds,
                 "seed": seed,
                 "dtype": "float32",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -73,8 +75,11 @@ def make(
     seed: int,
     kinds: Sequence[str],
     losses: Sequence[str] = (),
+    race: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan for what was asked. No `optimizers`, `problems` or `losses` means all of them, or those of the budget.
+
+    `race`: what `raced` puts in place of the budget's.
 
     Whoever names optimizers gets no measurement of losses, and whoever names losses none of optimizers, but for the
     networks, which can be trained on a loss by name.
@@ -83,6 +88,7 @@ def make(
     """
     if budget not in BUDGETS:
         raise unknown("budget", budget, BUDGETS)
+    chosen = raced(BUDGETS[budget], **(race or {}))
     if not 0 <= seed <= LARGEST_SEED:
         raise BenchError(f"--seed {seed} is out of range: give a whole number from 0 to {LARGEST_SEED}.", Exit.USAGE)
     chosen_optimizers = [canonical("optimizer", name, OPTIMIZERS) for name in optimizers] or list(OPTIMIZERS)
@@ -98,14 +104,14 @@ def make(
             Exit.USAGE,
         )
     devices = devices_of(device)
-    measured_losses = chosen_losses or list(BUDGETS[budget].loss_names or LOSSES)
+    measured_losses = chosen_losses or list(chosen.loss_names or LOSSES)
     cells = {
         cell.id: cell
         for kind in kinds
         if about[kind]
         for one in devices
         for cell in KINDS[kind].cells(
-            BUDGETS[budget],
+            chosen,
             one,
             measured_losses if kind in OF_LOSSES else chosen_optimizers,
             variants(chosen_problems, chosen_losses) if kind == "networks" and chosen_losses else chosen_problems,
@@ -119,7 +125,44 @@ def make(
             "`python -m bench list` shows which there are.",
             Exit.USAGE,
         )
-    return Plan(tuple(cells.values()), BUDGETS[budget], devices, seed)
+    return Plan(tuple(cells.values()), chosen, devices, seed)
+
+
+def raced(budget: Budget, seeds: int | None = None, steps: int | None = None, lrs: str | None = None) -> Budget:
+    """`budget` with so many seeds and steps in its races, and the learning rates `lrs`, as ``0.1,1,10``.
+
+    They are multiples of each optimizer's default. Raises `BenchError` (exit 2) for what cannot be raced.
+    """
+    for name, number in (("seeds", seeds), ("steps", steps)):
+        if number is not None and number < 1:
+            raise BenchError(f"--{name} {number} leaves nothing to race: give 1 or more.", Exit.USAGE)
+    changes: dict[str, Any] = {}
+    if seeds is not None:
+        changes |= dict.fromkeys(("function_seeds", "function_slow_seeds", "network_seeds"), seeds)
+        changes["function_tuning_seeds"] = min(budget.function_tuning_seeds, max(1, seeds - 1))
+    if steps is not None:
+        changes |= dict.fromkeys(("function_steps", "network_steps"), steps)
+    if lrs is not None:
+        changes["lr_multiples"] = multiples(lrs)
+    return replace(budget, **changes)
+
+
+def multiples(text: str) -> tuple[float, ...]:
+    """The learning rates in ``0.1,1,10``, from the smallest to the largest."""
+    found = []
+    for word in text.split(","):
+        try:
+            number = float(word)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise BenchError(
+                f"--lrs {text}: {word.strip() or 'nothing'!r} is no learning rate; give multiples of the default above "
+                "0, such as 0.1,1,10.",
+                Exit.USAGE,
+            )
+        found.append(number)
+    return tuple(sorted(set(found)))
 
 
 def canonical(what: str, name: str, known: Sequence[str]) -> str:

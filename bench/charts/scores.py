@@ -15,7 +15,7 @@ EMPTY = "No optimizer has runs on every test function."
 READING = (
     "Each row is an optimizer, each mark its score with the 95 % interval over seeds: further right is better. 0 is "
     "standing still, 1 is meeting every target with the first gradient. The score is absolute: it does not depend on "
-    "who else takes part. Beside it the rank, with its interval. A learning rate is tuned on seed 0, which is not "
+    "who else takes part. Beside it the rank, with its interval. A learning rate is tuned on seeds that are not "
     "scored. In grey: competitors that optimize nothing, without a rank."
 )
 SCORE = ("score", "score_low", "score_high", "rank", "rank_low", "rank_high")

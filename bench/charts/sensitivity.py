@@ -30,9 +30,10 @@ COLUMNS = ["panel", "label", "optimizer", "lr_multiple", "median", "low", "high"
 
 def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Per panel × optimizer × lr_multiple, over the seeds: median, low, high (quartiles), diverged (any), label."""
-    table = pd.concat([of_functions(tables), of_networks(tables)], ignore_index=True)
-    if table.empty:
-        return table
+    parts = [part for part in (of_functions(tables), of_networks(tables)) if len(part)]
+    if not parts:
+        return pd.DataFrame(columns=COLUMNS)
+    table = pd.concat(parts, ignore_index=True)
     several = table.groupby("panel")["lr_multiple"].transform("nunique").gt(1)
     return table[several].reset_index(drop=True)  # one learning rate says nothing about sensitivity
 

@@ -270,6 +270,15 @@ def test_sensitivity_knows_median_quartiles_and_divergence():
     assert CHARTS["sensitivity"].table(one).empty
 
 
+@pytest.mark.parametrize("there", ["functions", "networks"])
+def test_sensitivity_of_functions_or_networks_alone(there):
+    whole, few = example_tables(("SGD", "Adam")), empty_tables()
+    few[there] = whole[there]
+    table = CHARTS["sensitivity"].table(few)
+    assert len(table) and table[["median", "low", "high"]].dtypes.eq(float).all()
+    assert len(render(CHARTS["sensitivity"], table).axes) == table["panel"].nunique()
+
+
 def with_failed_runs(tables, failed, multiple=1.0):
     """The tables with so many of the two runs of one learning rate on test functions diverged."""
     table = tables["functions"].copy()

@@ -92,6 +92,14 @@ def test_the_id_follows_the_content(fake_kinds):
         ({"optimizers": ["Adam"], "kinds": ["loss_time"]}, "nothing to run: no part of loss_time"),
         ({"device": "cud"}, "unknown device 'cud': did you mean 'cuda'?"),
         ({"budget": "zzzz"}, "unknown budget 'zzzz': there are: smoke, default, full."),
+        ({"race": {"seeds": 0}}, "--seeds 0 leaves nothing to race: give 1 or more."),
+        ({"race": {"steps": -5}}, "--steps -5 leaves nothing to race: give 1 or more."),
+        ({"race": {"lrs": "0.1,nan,1"}}, "--lrs 0.1,nan,1: 'nan' is no learning rate; give multiples"),
+        ({"race": {"lrs": "0,1"}}, "--lrs 0,1: '0' is no learning rate"),
+        ({"race": {"lrs": "1,-2"}}, "'-2' is no learning rate"),
+        ({"race": {"lrs": "1,inf"}}, "'inf' is no learning rate"),
+        ({"race": {"lrs": "1,,2"}}, "'nothing' is no learning rate"),
+        ({"race": {"lrs": "fast"}}, "'fast' is no learning rate"),
         ({"seed": -1}, "--seed -1 is out of range"),
         ({"seed": 2**32}, "--seed 4294967296 is out of range"),
     ],
@@ -101,6 +109,16 @@ def test_wrong_input_ends_with_exit_2_and_the_remedy(changes, says):
         make(**changes)
     assert says in str(caught.value)
     assert caught.value.exit_code == Exit.USAGE == 2
+
+
+def test_what_a_race_is_asked_for_takes_the_place_of_the_budgets():
+    asked = {"seeds": 7, "steps": 30, "lrs": "10, 1,1"}
+    made = make(kinds=["functions", "networks"], optimizers=["Adam", "LBFGS"], race=asked)
+    for cell in made.cells:
+        assert (cell.settings["seeds"], cell.settings["steps"]) == (7, 30)
+        assert cell.settings["lr_multiples"] == [1.0, 10.0]
+    assert make(budget="full", race={"seeds": 3}).budget.function_tuning_seeds == 2  # one is left to score
+    assert make(race={"seeds": None, "steps": None, "lrs": None}).id == make().id != make(race={"steps": 5}).id
 
 
 def test_case_does_not_matter(fake_kinds):
