@@ -40,6 +40,7 @@ PARTS = {
     "run": tuple(KINDS),
     "verify": ("verify",),
     "time": ("step_time", "sweep_time"),
+    "sweeps": ("sweep_time",),
     "losses": OF_LOSSES,
     "race": ("functions", "nulls", "networks"),
 }

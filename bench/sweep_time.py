@@ -176,6 +176,6 @@ def _shared_fields(cell: Cell) -> dict[str, Any]:
         "runs": settings["runs"],
         "steps": settings["steps"],
         "verdict": "",
-        "command": f"python -m bench time --budget {settings['budget']} --device {cell.device} "
+        "command": f"python -m bench sweeps --budget {settings['budget']} --device {cell.device} "
         f"--optimizer {cell.optimizer} --problem {settings['name']} --seed {settings['seed']}",
     }

@@ -39,6 +39,7 @@ def fake_kinds(monkeypatch):
         ("run", {"parity", "step_time", "sweep_time", "functions", "networks"}),
         ("verify", {"parity"}),
         ("time", {"step_time", "sweep_time"}),
+        ("sweeps", {"sweep_time"}),
         ("losses", {"loss_parity", "loss_time"}),
         ("race", {"functions", "networks"}),
     ],
