@@ -57,7 +57,7 @@ _add_part("run", "Verify, time and race, losses included; goes on where an inter
 _add_part("verify", "Compare every optimizer with its reference.")
 _add_part("time", "Time the steps of the optimizers (they are verified first by `run`, not by this).")
 _add_part("losses", "Compare every loss and its gradient with torch in float64, and time it.")
-<<<<<<< HEAD
+_add_part("sweeps", "Time sweeps of many runs beside torch and optax, a part of `time` alone.")
 
 
 @app.command()
@@ -82,10 +82,6 @@ def race(
     made = plan.make(budget, device, optimizer or [], problem or [], seed, parts, loss or [], changes)
     raise typer.Exit(run.execute(made, out, fresh))
 
-=======
-_add_part("sweeps", "Time sweeps of many runs beside torch and optax, a part of `time` alone.")
-_add_part("race", "Let the optimizers minimise test functions and train small networks.")
->>>>>>> w5
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, such as results/latest.", show_default=False)]
 

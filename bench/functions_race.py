@@ -264,11 +264,7 @@ def summary(function: Function, begins: Starts, runs: Runs, steps: int, tuning: 
     row |= dict(zip(("gap_q1", "gap_median", "gap_q3"), gaps, strict=True))
     row |= dict(zip(("final_gap_q1", "final_gap_median", "final_gap_q3"), final, strict=True))
     for decade in TOLD:
-<<<<<<< HEAD
-        times = runs.hits[:, int(np.flatnonzero(decade == hits.EXPONENTS)[0])]
-=======
         times = runs.hits[:, hits.EXPONENTS.tolist().index(decade)]
->>>>>>> w4
         row[f"gradients_{decade}"] = measured_quartiles(times)[1]
         row[f"met_{decade}"] = float(np.isfinite(times).mean())
     row |= {"evaluations": int(runs.evaluations.sum()), "seconds": float(runs.seconds.sum())}

@@ -27,13 +27,8 @@ LONGEST = 1e30
 def basins(function: Function, starts: Array) -> Array:
     """The value [starts] of the local minimum that each of `starts` [starts, dimension] flows to.
 
-    <<<<<<< HEAD
         The basin of the published start where all starts are known to flow to the same, where the flow has no end within
-        `STEPS` steps, ends on no minimum or under the function's known one, and beyond `LARGEST_DIMENSION` dimensions.
-    =======
-        Where all starts are known to flow to the same, the flow has no end within `STEPS` steps, ends on no minimum or
-        under the function's known one, and in more than `LARGEST_DIMENSION` dimensions: the basin of the published start.
-    >>>>>>> w4
+    `STEPS` steps, ends on no minimum or under the function's known one, and beyond `LARGEST_DIMENSION` dimensions.
     """
     if function.unimodal or function.dimension > LARGEST_DIMENSION:
         return np.full(len(starts), function.basin)

@@ -99,4 +99,5 @@ def _run(
         bad_values=bad_value,
         recorded_values=kept[:, 0],
         recorded_points=kept[:, 1:].transpose(0, 2, 1),
+        hits=np.empty((runs, 0), np.int64),  # no targets are looked for: whoever wants hits records every step
     )
