@@ -27,7 +27,7 @@ LONGEST = 1e30
 def basins(function: Function, starts: Array) -> Array:
     """The value [starts] of the local minimum that each of `starts` [starts, dimension] flows to.
 
-        The basin of the published start where all starts are known to flow to the same, where the flow has no end within
+    The basin of the published start where all starts are known to flow to the same, where the flow has no end within
     `STEPS` steps, ends on no minimum or under the function's known one, and beyond `LARGEST_DIMENSION` dimensions.
     """
     if function.unimodal or function.dimension > LARGEST_DIMENSION:
