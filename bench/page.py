@@ -79,7 +79,7 @@ def scored(tables: dict[str, pd.DataFrame]) -> str:
     found = scores(tables)
     if found.empty:
         return ""
-    body = table("Scores on test functions", "scores", found).replace("<details>", "<details open>")
+    body = table("Scores", "scores", found).replace("<details>", "<details open>")
     return (
         f'<section id="scores"><h2>Scores</h2><p>{prose(READ_SCORES)}</p>{body}<p>{prose(COLUMNS_READ)}</p></section>'
     )

@@ -16,10 +16,10 @@ READ_SCORES = (
     "still, 1 is meeting every target with the first gradient, and nobody's score depends on who else takes part."
 )
 COLUMNS_READ = (
-    "There are three tracks: the learning rate tuned for each function, one for all, and the default. The other "
+    "There are three tracks: the learning rate tuned for each problem, one for all, and the default. The other "
     "columns are of the tuned one: the interquartile mean of the speed-up over AdamW (∞ where AdamW mostly does not "
     "arrive), the share of runs better than AdamW's, the share that met the last target, the area of the performance "
-    "profile, how many decades of learning rate are nearly as good as the best, on how many functions the best was the "
+    "profile, how many decades of learning rate are nearly as good as the best, on how many problems the best was the "
     "first or last one tried (so that a wider grid might help), and what a step costs. Which differences are more than "
     "chance is in scores.csv, under beats."
 )
@@ -36,24 +36,25 @@ MEASURES = {
 
 
 def scores(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row per device and optimizer: the score in each track, and the other measures of the tuned one."""
+    """One row per race, device and optimizer: the score in each track, and the other measures of the tuned one."""
     found = rows.rows_of(tables, "scores", tuple(COLUMNS["scores"]))
     found = found[found["problem"].eq(ALL) & rows.numbers(found["score"]).notna()]
-    tuned = found[found["track"].eq(TUNED)].set_index(["device", "optimizer"])
+    tuned = found[found["track"].eq(TUNED)].set_index(["race", "device", "optimizer"])
     if tuned.empty:
         return pd.DataFrame()
     columns: dict[str, Any] = {"rank": rows.numbers(tuned["rank"]), "rank interval": spans(tuned, "rank", ".0f")}
     for track in reversed(TRACKS):
-        here = found[found["track"].eq(track)].set_index(["device", "optimizer"]).reindex(tuned.index)
+        here = found[found["track"].eq(track)].set_index(["race", "device", "optimizer"]).reindex(tuned.index)
         columns[f"score, {track}"] = rows.numbers(here["score"])
         if track == TUNED:
             columns["95 % interval"] = spans(here, "score", ".3f")
     columns["speed-up over AdamW (×)"] = 2 ** rows.numbers(tuned["log2_speed_up"])
     for name, column in MEASURES.items():
         columns[name] = rows.numbers(tuned[column])
-    shown = pd.DataFrame(columns).sort_values("score, tuned", ascending=False, kind="stable").reset_index()
+    shown = pd.DataFrame(columns).reset_index()
+    shown = shown.sort_values(["race", "score, tuned"], ascending=[True, False], kind="stable")
     shown = shown.round({f"score, {track}": 3 for track in TRACKS})  # only now: rounded ones may be equal
-    shown = shown if shown["device"].nunique() > 1 else shown.drop(columns="device")
+    shown = shown.drop(columns=[column for column in ("race", "device") if shown[column].nunique() == 1])
     return shown.dropna(axis=1, how="all")
 
 

@@ -78,9 +78,20 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("network", "device", "optimizer", "lr", "lr_multiple", "seed", "step", "evaluations", "seconds"),
         *("loss", "minimum", "accuracy", "reference", "hits", "executor", "status", "reason", "cell"),
     ),
-    # the next two are derived from `functions`, and from `step_time`
+    # the next two are derived from `functions` and `networks`, and from `step_time`
     "scores": (
-        *("device", "track", "optimizer", "problem", "problems", "seeds", "lr_multiple", "at_edge", "tuning_runs"),
+        *(
+            "race",
+            "device",
+            "track",
+            "optimizer",
+            "problem",
+            "problems",
+            "seeds",
+            "lr_multiple",
+            "at_edge",
+            "tuning_runs",
+        ),
         *("score", "score_low", "score_high", "rank", "rank_low", "rank_high", "beats", "beaten_by"),
         *("profile", "profile_low", "profile_high", "log2_speed_up", "log2_speed_up_low", "log2_speed_up_high"),
         *("improvement", "improvement_low", "improvement_high", "success", "success_low", "success_high"),
@@ -88,7 +99,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("profile_without_competitor_low", "profile_without_competitor_high", "tied", "step_us", "state_bytes"),
         *("status", "reason"),
     ),
-    "profiles": ("device", "track", "optimizer", "kind", "x", "share", "low", "high"),
+    "profiles": ("race", "device", "track", "optimizer", "kind", "x", "share", "low", "high"),
 }
 # Where a cell that failed as a whole puts its name, so that its one row says what is missing.
 NAMED = {

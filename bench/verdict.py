@@ -226,15 +226,17 @@ def significant(value: float) -> str:
 
 def scores(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     """Who scores most in the tuned track and whom it beats; the functions that tell nobody apart, or reward a null."""
-    found = rows_of(tables, "scores", ("track", "device", "optimizer", "problem", "tied", "beats", "score", "status"))
+    found = rows_of(
+        tables, "scores", ("race", "track", "device", "optimizer", "problem", "tied", "beats", "score", "status")
+    )
     found = found[found["track"].eq(TUNED)].assign(score=numbers(found["score"]))
     said = []
-    for device, here in found.groupby("device", sort=False):
+    for (race, device), here in found.groupby(["race", "device"], sort=False):
         whole = here[here["problem"].eq(ALL) & ~here["optimizer"].isin(NULLS)]
         if len(whole) > 1:
             best = whole.loc[whole["score"].idxmax()]
             beats = len([name for name in str(best["beats"]).split(", ") if name])
-            text = f"On test functions on {device}, tuned, {best['optimizer']} scores most ({best['score']:.2f})"
+            text = f"On {WHERE[race]} on {device}, tuned, {best['optimizer']} scores most ({best['score']:.2f})"
             certain = (
                 f"{text} and beats {beats} of {count(len(whole) - 1, 'other')} beyond chance (paired tests, Holm)."
             )
@@ -250,6 +252,7 @@ def scores(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     return said
 
 
+WHERE = {"functions": "test functions", "networks": "small networks"}
 GIVEN = 0.5  # a score on one function that no competitor may have for nothing
 
 

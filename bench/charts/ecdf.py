@@ -12,7 +12,7 @@ TITLE = "Targets met within so many gradients"
 SOURCE = "profiles"
 EMPTY = "No optimizer has runs on every test function."
 READING = (
-    "Across: gradients evaluated, on a logarithmic axis. Up: the share of targets met by then, over all test functions "
+    "Across: gradients evaluated, on a logarithmic axis. Up: the share of targets met by then, over all problems "
     "and seeds, with its 95 % band. A target is a share of the way from the start's loss to its basin's, from 44 % to "
     "all but 10⁻⁸. Higher is better, and further left is sooner; the area under a curve is the score."
 )

@@ -12,7 +12,7 @@ TITLE = "Targets met within a multiple of the fastest's gradients"
 SOURCE = "profiles"
 EMPTY = "No optimizer has runs on every test function."
 READING = (
-    "Across: gradients to a target ÷ those of the fastest optimizer on the same target, function and seed. Up: the "
+    "Across: gradients to a target ÷ those of the fastest optimizer on the same target, problem and seed. Up: the "
     "share of targets (10⁻¹ to 10⁻⁸) met within that multiple, with its 95 % band; at 1 it is how often an optimizer "
     "was itself the fastest. This says who is near the best of this field: with other competitors it changes."
 )

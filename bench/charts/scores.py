@@ -9,7 +9,7 @@ from bench.charts import rows, style
 from bench.contenders import NULLS
 
 NAME = "scores"
-TITLE = "Score on test functions: area under the share of targets met"
+TITLE = "Score: area under the share of targets met"
 SOURCE = "scores"
 EMPTY = "No optimizer has runs on every test function."
 READING = (
@@ -19,7 +19,7 @@ READING = (
     "scored. In grey: competitors that optimize nothing, without a rank."
 )
 SCORE = ("score", "score_low", "score_high", "rank", "rank_low", "rank_high")
-NEEDS = ("track", "device", "optimizer", "problem", "status")
+NEEDS = ("race", "track", "device", "optimizer", "problem", "status")
 
 
 def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     found = rows.rows_of(tables, SOURCE, NEEDS + SCORE)
     found = found.assign(**{column: rows.numbers(found[column]) for column in SCORE})
     found = found[found["problem"].eq("all") & found["score"].notna()]
-    return rows.with_panel(found, "track", ("device",))[["panel", "optimizer", *SCORE]].reset_index(drop=True)
+    return rows.with_panel(found, "track", ("race", "device"))[["panel", "optimizer", *SCORE]].reset_index(drop=True)
 
 
 def draw(figure: Figure, table: pd.DataFrame) -> None:

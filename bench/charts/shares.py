@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from bench.charts import rows, style
 
 CURVE = ("x", "share", "low", "high")
-NEEDS = ("track", "device", "optimizer", "kind")
+NEEDS = ("race", "track", "device", "optimizer", "kind")
 
 
 def table(tables: dict[str, pd.DataFrame], kind: str) -> pd.DataFrame:
@@ -17,7 +17,7 @@ def table(tables: dict[str, pd.DataFrame], kind: str) -> pd.DataFrame:
     found = rows.rows_of(tables, "profiles", NEEDS + CURVE)
     found = found.assign(**{column: rows.numbers(found[column]) for column in CURVE})
     found = found[found["kind"].eq(kind) & found["x"].notna()]
-    return rows.with_panel(found, "track", ("device",))[["panel", "optimizer", *CURVE]].reset_index(drop=True)
+    return rows.with_panel(found, "track", ("race", "device"))[["panel", "optimizer", *CURVE]].reset_index(drop=True)
 
 
 def draw(figure: Figure, table: pd.DataFrame, title: str) -> list[Axes]:

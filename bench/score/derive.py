@@ -11,14 +11,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.contenders import NULLS
-from bench.score import measures, resample
+from bench.score import measures, networks, resample
 from bench.score.costs import state_bytes, step_times
-from bench.score.hits import DECADES
+from bench.score.hits import DECADES, TARGETS
 from bench.score.runs import Field, field
 from bench.score.tracks import TRACKS, Entry, entry
 
 Array = NDArray[np.float64]
 Row = dict[str, Any]
+COLUMNS = ("function", "device", "optimizer", "lr_multiple", "tuning_seeds", "steps", "status", "_hits")
 BASE = "AdamW"  # whose times the speed-ups are over
 ALL = "all"  # in place of a problem: the mean over them
 ROBUST = 7  # place of the target 10^-2, whose time says which learning rates are good
@@ -28,26 +29,35 @@ TAUS = np.linspace(1, measures.LARGEST_RATIO, 61)
 
 
 def derive(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """The rows of `scores` and `profiles` from those of `functions` and `step_time`; none where nothing was raced."""
+    """The rows of `scores` and `profiles` from those of the races and `step_time`; none where nothing was raced."""
     found: dict[str, list[Row]] = {"scores": [], "profiles": []}
-    columns = ("function", "device", "optimizer", "lr_multiple", "tuning_seeds", "steps", "status", "_hits")
-    runs = pd.DataFrame(rows.get("functions", []), columns=columns)
     times = step_times(rows.get("step_time", []))
-    for device, table in runs.groupby("device", sort=False):
-        race = field(table)
-        if race is None:
+    races = {
+        "functions": (rows.get("functions", []), len(TARGETS)),
+        "networks": (list(networks.rates(rows.get("networks", []))), networks.TARGETS),
+    }
+    for name, (rates, targets) in races.items():
+        for device, table in pd.DataFrame(rates, columns=COLUMNS).groupby("device", sort=False):
+            race = field(table, targets)
+            for table_name, some in score(race, {"race": name, "device": device}, times).items() if race else ():
+                found[table_name] += some
+    return found
+
+
+def score(race: Field, labels: Row, times: dict[tuple[str, str], float]) -> dict[str, list[Row]]:
+    """The rows of one race on one device."""
+    found: dict[str, list[Row]] = {"scores": [], "profiles": []}
+    for track in TRACKS:
+        standing = Standing(race, track)
+        if not standing.entries:
             continue
-        for track in TRACKS:
-            standing = Standing(race, track)
-            if not standing.entries:
-                continue
-            labels = {"device": device, "track": track}
-            costs = {name: times.get((name, device), math.nan) for name in standing.names}
-            found["scores"] += [{**labels, **row} for row in score_rows(standing, costs)]
-            found["profiles"] += [{**labels, **row} for row in profile_rows(standing)]
-        for name, reason in race.incomplete.items():
-            labels = {"device": device, "optimizer": name, "problem": ALL}
-            found["scores"].append({**labels, "status": "inconclusive", "reason": reason})
+        costs = {name: times.get((name, labels["device"]), math.nan) for name in standing.names}
+        found["scores"] += [{**labels, "track": track, **row} for row in score_rows(standing, costs)]
+        found["profiles"] += [{**labels, "track": track, **row} for row in profile_rows(standing)]
+    for name, reason in race.incomplete.items():
+        found["scores"].append(
+            {**labels, "optimizer": name, "problem": ALL, "status": "inconclusive", "reason": reason}
+        )
     return found
 
 

@@ -42,12 +42,12 @@ class Field:
     incomplete: dict[str, str]
 
 
-def field(table: pd.DataFrame) -> Field | None:
-    """The race in a table of learning rates of one device (`functions.csv`); None where there is nothing to score.
+def field(table: pd.DataFrame, targets: int = len(TARGETS)) -> Field | None:
+    """The race in a table of learning rates of one device, whose runs have so many `targets`.
 
-    A cell that crashed as a whole is one row without runs: all its runs count as failed. An optimizer with runs
-    missing, because the race was interrupted, is not scored: what was not tried is no failure, and no mean is made
-    without it. Nor is one who has no seed left after tuning.
+    None where there is nothing to score. A cell that crashed as a whole is one row without runs: all its runs count as
+    failed. An optimizer with runs missing, because the race was interrupted, is not scored: what was not tried is no
+    failure, and no mean is made without it. Nor is one who has no seed left after tuning.
     """
     raced = table[table["status"].ne("skipped") & table["function"].notna()]
     made = raced[raced["status"].isin(COUNTED) & raced["_hits"].map(is_list).astype(bool)]
@@ -61,7 +61,7 @@ def field(table: pd.DataFrame) -> Field | None:
     for name in dict.fromkeys(raced["optimizer"]):
         mine = made[made["optimizer"] == name]
         crashed = raced[raced["optimizer"].eq(name) & ~raced["status"].isin(COUNTED)]["function"].tolist()
-        runs = runs_of(name, mine, crashed, problems, most)
+        runs = runs_of(name, mine, crashed, problems, most, targets)
         missing = [problem for place, problem in enumerate(problems) if not runs.there[:, place].any()]
         if missing:
             incomplete[name] = f"{len(missing)} of {len(problems)} problems not measured: {', '.join(missing[:3])}"
@@ -76,17 +76,17 @@ def is_list(value: object) -> bool:
     return isinstance(value, list)
 
 
-def runs_of(name: str, made: pd.DataFrame, crashed: list[str], problems: list[str], most: int) -> Runs:
+def runs_of(name: str, made: pd.DataFrame, crashed: list[str], problems: list[str], most: int, targets: int) -> Runs:
     """The runs of one optimizer; its seeds are as many as in each of its rows, or `most` for one that only crashed."""
     multiples = sorted(set(made["lr_multiple"].astype(float))) or [1.0]
     seeds = int(made["_hits"].map(len).min()) if len(made) else most
-    times = np.full((len(multiples), len(problems), seeds, len(TARGETS)), np.inf)
+    times = np.full((len(multiples), len(problems), seeds, targets), np.inf)
     there = np.zeros(times.shape[:2], dtype=bool)
     rates, places = ({key: place for place, key in enumerate(keys)} for keys in (multiples, problems))
     columns = (made["lr_multiple"].astype(float), made["function"], made["_hits"])
     for multiple, problem, hits in zip(*columns, strict=True):
         place = rates[multiple], places[problem]
-        times[place], there[place] = decode(hits[:seeds]), True
+        times[place], there[place] = decode(hits[:seeds], targets), True
     for problem in crashed:
         there[:, places[problem]] = True
     return Runs(name, np.array(multiples), times, there)
