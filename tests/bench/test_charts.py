@@ -227,6 +227,23 @@ def test_trajectories_mark_start_minimum_and_divergence():
     assert marks["x"].get_color() == style.optimizer_style("SGD").color
 
 
+def test_of_many_functions_twelve_show_their_paths():
+    from bench.charts import trajectories
+    from bench.problems.functions import FUNCTIONS
+
+    assert len(trajectories.SHOWN) == 12 and all(FUNCTIONS[name].dimension == 2 for name in trajectories.SHOWN)
+    tables = example_tables(("Adam",))
+    runs = tables["functions"]
+    one = runs[runs["function"].eq("rosenbrock")]
+    names = [name for name, function in FUNCTIONS.items() if function.dimension == 2]
+    tables["functions"] = pd.concat([one.assign(function=name) for name in names], ignore_index=True)
+    assert set(trajectories.table(tables)["function"]) == set(trajectories.SHOWN)
+    tables["functions"] = pd.concat([one.assign(function=name) for name in ("booth", "booth-rotated")])
+    table = trajectories.table(tables)
+    assert set(table["function"]) == {"booth", "booth-rotated"}
+    assert len(render(CHARTS["trajectories"], table).axes) >= 2
+
+
 def test_the_heights_are_those_of_the_function():
     from bench.charts import trajectories
     from bench.problems.functions import FUNCTIONS

@@ -255,6 +255,19 @@ def test_rotation_turns_everything_together():
         torch.testing.assert_close(twice(points), function(points), rtol=1e-12, atol=1e-12)
 
 
+def test_a_turned_domain_is_as_wide_as_before_but_for_what_would_lie_outside():
+    function, rotation = FUNCTIONS["branin"], haar(2, "any")
+    low, high = np.array(function.domain).T
+    middle, half = (low + high) / 2 @ rotation, (high - low) / 2
+    turned = rotated(function, rotation)
+    inside = np.vstack([turned.start, turned.minimisers])
+    for axis, (left, right) in enumerate(turned.domain):
+        assert left in (middle[axis] - half[axis], *inside[:, axis])
+        assert right in (middle[axis] + half[axis], *inside[:, axis])
+        assert left <= middle[axis] - half[axis] and right >= middle[axis] + half[axis]
+    assert middle[0] != pytest.approx((low + high)[0] / 2, abs=1)
+
+
 def test_a_turned_function_can_be_shifted():
     turned = named("booth-rotated")
     moved, by = shifted(turned, by=(3.0, -1.0)), tensor((3.0, -1.0))

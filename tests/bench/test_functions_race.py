@@ -54,7 +54,9 @@ def test_joint_sweep_equals_torch_one_run_at_a_time(optimizer):
         assert losses[-1] != losses[0]
 
 
-@pytest.mark.parametrize("function", ["six-hump-camel", "ackley", "zakharov"])  # none of them chaotic at these rates
+@pytest.mark.parametrize(
+    "function", ["six-hump-camel", "ackley", "zakharov", "booth-rotated"]
+)  # none of them chaotic at these rates
 @pytest.mark.parametrize("optimizer", [name for name in JOINT if name != "Adafactor"])
 def test_a_compiled_sweep_gives_the_rows_of_the_batched_one(optimizer, function, monkeypatch):
     made = cell(function, optimizer, dataclasses.replace(SMALL, function_steps=25))

@@ -15,7 +15,7 @@ import optimizers
 from bench import functions_race, hyper_map, network_plane, progress, sweep
 from bench.cli import app
 from bench.errors import BenchError, Exit
-from bench.problems.functions import FUNCTIONS
+from bench.problems.functions import FUNCTIONS, named
 from bench.problems.networks import NETWORKS
 from bench.problems.stack import draw_picks
 from bench.sweeps import plane
@@ -52,6 +52,17 @@ def test_the_file_holds_the_plane_and_the_image_its_pixels(tmp_path):
     assert (np.isinf(table["gap"]) == table["first_bad_step"].notna()).all()
     image = matplotlib.image.imread(stem.with_suffix(".png"))
     assert image.shape[0] > 400 and len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 50
+
+
+def test_a_rotated_function_of_ten_dimensions_has_a_map():
+    made = hyper_map.make("SGD", "ackley-10d-rotated", "lr", "momentum", 3, 5)
+    function = named("ackley-10d-rotated")
+    point = torch.tensor(function.start, dtype=torch.float64)
+    optimizer = optimizers.SGD([point], lr=float(made.x.values[1]), momentum=float(made.y.values[2]))
+    for _ in range(5):
+        point.grad = function.value_and_gradient(point)[1]
+        optimizer.step()
+    assert made.gaps[2, 1] == pytest.approx(function(point).item(), rel=1e-10)
 
 
 def test_what_diverged_is_grey():
@@ -111,6 +122,8 @@ def test_every_number_of_every_optimizer_can_be_an_axis(optimizer):
         ({"problem": "digits", "x_range": "2:1"}, "no interval"),
         ({"problem": "digits", "x_range": "-2:1"}, "Invalid learning rate"),
         ({"problem": "digits", "y_range": "0.5:1.5"}, "beta"),
+        ({"problem": "beale-5d"}, "beale has 2 dimensions; beale-5d does not exist"),
+        ({"problem": "ackley-0d"}, "ackley has 1 to 100 dimensions"),
         ({"x": "learning_rate"}, "learning_rate"),
         ({"x": "momentum"}, "momentum"),
         ({"y": "decoupled_weight_decay"}, "decoupled_weight_decay"),

@@ -86,6 +86,8 @@ def test_the_id_follows_the_content(fake_kinds):
         ({"optimizers": ["adma"]}, "unknown optimizer 'adma': did you mean 'Adam'?"),
         ({"optimizers": ["Adam", "RMSPropp"]}, "unknown optimizer 'RMSPropp': did you mean 'RMSprop'?"),
         ({"problems": ["rosenbrok"]}, "unknown problem 'rosenbrok': did you mean 'rosenbrock'?"),
+        ({"problems": ["beale-5d"]}, "beale has 2 dimensions; beale-5d does not exist."),
+        ({"problems": ["booth", "trid-1d-rotated"]}, "trid has 2 to 100 dimensions; trid-1d does not exist."),
         ({"losses": ["mse_los"]}, "unknown loss 'mse_los': did you mean 'mse_loss'?"),
         ({"losses": ["kl_div"], "kinds": ["networks"]}, "has these problems, optimizers and losses"),
         ({"losses": ["kl_div"], "kinds": ["step_time"]}, "has these problems, optimizers and losses"),
@@ -123,6 +125,14 @@ def test_what_a_race_is_asked_for_takes_the_place_of_the_budgets():
 
 def test_case_does_not_matter(fake_kinds):
     assert {cell.optimizer for cell in make(optimizers=["adamw", "SGD"]).cells} == {"AdamW", "SGD"}
+
+
+def test_functions_of_other_dimensions_shifted_and_rotated_are_problems_too():
+    asked = ["Ackley-10d", "ackley-2d", "booth-rotated-3", "rosenbrock-shifted"]
+    cells = make(kinds=["functions", "nulls"], optimizers=["Adam"], problems=asked).cells
+    names = ["ackley-10d", "ackley", "booth-rotated-3", "rosenbrock-shifted"]
+    assert [cell.settings["name"] for cell in cells if cell.kind == "functions"] == names
+    assert list(dict.fromkeys(cell.settings["name"] for cell in cells if cell.kind == "nulls")) == names
 
 
 def test_an_empty_selection_is_an_error(monkeypatch):
