@@ -31,7 +31,7 @@ LAYERS = [
     {"parity", "parity_lbfgs", "subjects", "timed"},
     {"orthogonal", "runner"},
     {"reference"},
-    {"workload", "in_training", "stream", "sweep", "timing", "loss_memory", "score"},
+    {"workload", "in_training", "stream", "sweep", "stack_speed", "timing", "loss_memory", "score"},
     {"sweeps"},
     {"oracle_lbfgs", "oracle_matrices"},
     {"contenders", "deviation", "environment", "noise", "options", "oracle", "pinning", "statistics"},
