@@ -146,7 +146,7 @@ def test_wrong_input_is_a_sentence_and_exit_2(change, words):
 
 
 def test_each_pixel_of_a_network_is_a_training_of_its_own():
-    made = hyper_map.make("Adam", "digits", "lr", "beta2", 3, 12, x_range="1e-4:0.1")
+    made = hyper_map.make("Adam", "digits", "lr", "beta2", 3, 12, x_range="1e-4:0.01", y_range="0.9:0.999")
     network = NETWORKS["digits"]
     data, numbers = network.data(), sweep.generator(0, "digits", 0)
     initial = numbers.getrandbits(31)
@@ -160,8 +160,8 @@ def test_each_pixel_of_a_network_is_a_training_of_its_own():
                 network.loss(model, data.train_inputs[some], data.train_targets[some]).backward()
                 optimizer.step()
             last = network.loss(model, data.train_inputs, data.train_targets).item()
-            # batched products add up in another order; with beta2 = 0 a step is lr whatever the gradient's size
-            assert made.gaps[row, column] == pytest.approx(last, rel=1e-3)
+            # batched products add up in another order
+            assert made.gaps[row, column] == pytest.approx(last, rel=1e-4)
 
 
 def test_a_network_that_diverges_is_infinite_and_says_when(monkeypatch):

@@ -32,7 +32,7 @@ LAYERS = [
     {"descents", "parity", "parity_lbfgs", "subjects", "timed"},
     {"orthogonal", "runner"},
     {"reference"},
-    {"workload", "in_training", "stream", "sweep", "timing", "loss_memory", "score", "starts"},
+    {"workload", "in_training", "stream", "sweep", "stack_speed", "timing", "loss_memory", "score", "starts"},
     {"sweeps"},
     {"oracle_lbfgs", "oracle_matrices"},
     {"contenders", "deviation", "environment", "noise", "options", "oracle", "pinning", "statistics"},
