@@ -268,7 +268,7 @@ def summary(function: Function, begins: Starts, runs: Runs, steps: int, tuning: 
         row[f"gradients_{decade}"] = measured_quartiles(times)[1]
         row[f"met_{decade}"] = float(np.isfinite(times).mean())
     row |= {"evaluations": int(runs.evaluations.sum()), "seconds": float(runs.seconds.sum())}
-    return row | {"_hits": hits.encode(runs.hits)}
+    return row | {"_hits": [hits.encode(times) for times in runs.hits.tolist()]}
 
 
 def reason(runs: Runs, begins: Starts) -> str:

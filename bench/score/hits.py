@@ -8,7 +8,7 @@ whoever stands still meets none. Fixed targets, not the results of the other ent
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,16 +40,16 @@ def first_hits(losses: Array, thresholds: Array) -> Array:
     return found
 
 
-def encode(times: Array) -> list[str]:
-    """Gradients to each target [runs, targets] as a text for each run, ``3 5 5 12``.
+def encode(times: Iterable[float]) -> str:
+    """One run's gradients to each target as a text, ``3 5 5 12``.
 
-    Those never met are left out: a target lies below the one before, so they are always the end of the list.
+    Those never met, inf, are left out: a target lies below the one before, so they are always the end of the list.
     """
-    return [" ".join(str(int(time)) for time in run[np.isfinite(run)]) for run in times]
+    return " ".join(str(int(time)) for time in times if time < np.inf)
 
 
 def decode(texts: Sequence[str], targets: int = len(TARGETS)) -> Array:
-    """The inverse of `encode`: the gradients to each target [runs, targets], inf for those that were not met."""
+    """The inverse of `encode` for many runs: the gradients to each target [runs, targets], inf for those that were not met."""
     times = np.full((len(texts), targets), np.inf)
     counts = np.array([text.count(" ") + 1 if text else 0 for text in texts], dtype=int)
     times[np.arange(targets) < counts[:, None]] = np.array(" ".join(texts).split(), dtype=np.float64)

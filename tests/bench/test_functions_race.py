@@ -140,14 +140,13 @@ def test_the_race_makes_the_steps_of_lbfgs_in_one(name):
     """The same evaluations in the same order, so the same losses."""
     function = FUNCTIONS[name]
     begins = starts.starts(function, 0, 2)
-    many = descents.one_at_a_time(function, lbfgs, begins, [0.1, 1.0], 100)
-    whole = {"max_iter": 101, "max_eval": 102}
-    one = descents.one_at_a_time(
-        function, lambda groups: contenders.build("ours", "LBFGS", groups, **whole), begins, [0.1, 1.0], 100
-    )
-    length = min(map(min, (many.evaluations, one.evaluations)))
-    assert length > 5
-    np.testing.assert_array_equal(many.losses[:length], one.losses[:length])
+    evaluate = functions_race.evaluator(function, "cpu")
+    many = descents.one_at_a_time(function, lbfgs, begins, [0.1, 1.0], 100, evaluate)
+    for place, rate in enumerate(functions_race.make_alone(function, "LBFGS", begins, [0.1, 1.0], 100, "cpu")):
+        losses, _, _ = rate.curve()
+        length = min(many.evaluations[2 * place], int(rate.runs.evaluations[0]))
+        assert length > 5
+        np.testing.assert_array_equal(losses[:length], many.losses[:length, 2 * place])
 
 
 def test_lbfgs_stops_where_nothing_moves_and_where_it_has_diverged(monkeypatch):
@@ -236,6 +235,19 @@ def test_one_curve_is_kept_and_a_trace_in_two_dimensions_only():
     rows = functions_race.run(cell("wood", "Adam")).rows
     assert sum("_losses" in row for row in rows) == 1
     assert not any("_trace" in row for row in rows)
+
+
+def test_the_curve_is_of_the_rate_where_seed_0_ended_lowest():
+    """Not where it passed the lowest point, nor where another seed ended lower, nor where it diverged."""
+
+    def rate(final, best, bad_step=-1):
+        numbers = np.array([final, -9.0])
+        made = descents.Runs(numbers, numbers, np.array([best, -9.0]), np.array([bad_step, -1]), *(numbers,) * 3)
+        return functions_race.Rate(made, lambda: (np.array([4.0, final]), np.zeros((2, 2)), [0, 1]))
+
+    rows = [{}, {}, {}]
+    functions_race.keep_curve(rows, [rate(3.0, 0.0), rate(2.0, 1.0), rate(1.0, 1.0, 1)], FUNCTIONS["booth"])
+    assert [row.get("_losses") for row in rows] == [None, [[0, 4.0], [1, 2.0]], None]
 
 
 def test_a_diverged_run_is_counted_and_said_when_and_why():
