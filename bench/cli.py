@@ -130,7 +130,7 @@ def list_names() -> None:
         "parameter sets": plan.PARAMETER_SETS,
         "losses": plan.LOSSES,
         "sizes of losses": plan.SIZES,
-        "functions": plan.FUNCTIONS,
+        "functions": plan.CATALOGUE,
         "networks": plan.NETWORKS,
         "budgets": BUDGETS,
     }.items():

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,9 @@ from bench import contenders, sweep
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
 from bench.contenders import TRAITS, Takes
+from bench.problems.catalogue import CATALOGUE
+from bench.problems.disturbance import SEED_BITS, Oracle
 from bench.problems.function import Function
-from bench.problems.functions import FUNCTIONS
 from bench.score import hits
 from optimizers.executors import kernels
 
@@ -72,7 +73,7 @@ class Descent:
 
 def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str] | None, seed: int) -> list[Cell]:
     """One cell for each function × optimizer; `problems` replaces the budget's functions."""
-    names = problems if problems is not None else budget.function_names or FUNCTIONS
+    names = problems if problems is not None else budget.function_names or CATALOGUE
     return [
         Cell(
             kind="functions",
@@ -89,7 +90,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
             expected_seconds=expected_seconds(budget, optimizer, device),
         )
         for name in names
-        if name in FUNCTIONS
+        if name in CATALOGUE
         for optimizer in optimizers
     ]
 
@@ -112,7 +113,7 @@ def run(cell: Cell) -> Outcome:
     settings, takes = cell.settings, TRAITS[cell.optimizer].takes
     if takes in ABSENT:
         return Outcome(status=Status.SKIPPED, reason=ABSENT[takes])
-    function = FUNCTIONS[settings["name"]]
+    function = CATALOGUE[settings["name"]]
     multiples = settings["lr_multiples"]
     base = sweep.default_lr(cell.optimizer)
     starts = torch.tensor(
@@ -120,10 +121,13 @@ def run(cell: Cell) -> Outcome:
         dtype=torch.float64,
         device=cell.device,
     )
+    noise = [noise_seed(function, settings["seed"], seed) for seed in range(settings["seeds"])]
     lrs = [base * multiple for multiple in multiples]
     executor = executor_of(cell.optimizer, cell.device)
+    if executor == COMPILED and function.rotation is not None:
+        executor = BATCHED
     if executor == COMPILED:
-        found = descend_compiled(function, cell.optimizer, starts, lrs, settings["steps"])
+        found = descend_compiled(function, cell.optimizer, starts, lrs, settings["steps"], noise)
     else:
         found = (descend_by_closure if executor == ALONE else descend)(
             function,
@@ -131,6 +135,7 @@ def run(cell: Cell) -> Outcome:
             starts,
             lrs,
             settings["steps"],
+            noise,
         )
     labels = {"function": function.name, "dimension": function.dimension, "optimizer": cell.optimizer}
     labels["executor"] = executor
@@ -166,11 +171,25 @@ def start(function: Function, run_seed: int, seed: int) -> list[float]:
     ]
 
 
-def descend(function: Function, make_optimizer: MakeOptimizer, starts: Tensor, lrs: list[float], steps: int) -> Descent:
+def noise_seed(function: Function, run_seed: int, seed: int) -> int:
+    """What the noise of the run of `seed` is drawn from, the same for all optimizers and learning rates."""
+    return sweep.generator(run_seed, function.name, seed, "noise").getrandbits(SEED_BITS)
+
+
+def descend(
+    function: Function,
+    make_optimizer: MakeOptimizer,
+    starts: Tensor,
+    lrs: list[float],
+    steps: int,
+    noise: Sequence[int] | None = None,
+) -> Descent:
     """Minimise from all `starts` [seeds, dimension] with all `lrs` at once; the runs are ordered lr by lr.
 
-    `make_optimizer` gets one parameter group per learning rate, with one parameter per seed.
+    `make_optimizer` gets one parameter group per learning rate, with one parameter per seed. `noise` has a noise seed
+    for each start, None: 0 for all.
     """
+    oracle = Oracle(function, [*(noise or [0] * len(starts))] * len(lrs))
     points = starts.repeat(len(lrs), 1)
     gradients = torch.zeros_like(points)
     make_optimizer(groups_of(points.clone(), gradients, lrs)).step()  # untimed and thrown away: it may compile a kernel
@@ -183,25 +202,33 @@ def descend(function: Function, make_optimizer: MakeOptimizer, starts: Tensor, l
         if step in keep:
             path.append(points.clone())
         if step < steps:
-            values, gradient = function.value_and_gradient(points)
+            values, gradient = oracle.ask(points)
             gradients.copy_(gradient)
             optimizer.step()
         else:
-            values = function(points)
+            values = oracle.values(points)
         losses.append(values)
     history = torch.stack(losses).cpu()  # waits for the device
     return Descent(history, kept, torch.stack(path).cpu(), time.perf_counter() - begin)
 
 
-def descend_compiled(function: Function, optimizer: str, starts: Tensor, lrs: list[float], steps: int) -> Descent:
+def descend_compiled(
+    function: Function,
+    optimizer: str,
+    starts: Tensor,
+    lrs: list[float],
+    steps: int,
+    noise: Sequence[int] | None = None,
+) -> Descent:
     """As `descend`, for an elementwise optimizer of ours."""
     from bench.sweeps import engine
 
     cls, points = getattr(optimizers, optimizer), starts.repeat(len(lrs), 1).numpy()
     options = {"lr": np.repeat(lrs, len(starts))}
+    seeds = np.tile(noise, len(lrs)) if noise else 0
     engine.sweep(function, cls, options, points, 0)  # untimed: it may compile
     begin = time.perf_counter()
-    found = engine.sweep(function, cls, options, points, steps, every=1)
+    found = engine.sweep(function, cls, options, points, steps, every=1, seeds=seeds)
     seconds = time.perf_counter() - begin
     kept = sweep.kept_steps(steps)
     return Descent(
@@ -210,7 +237,12 @@ def descend_compiled(function: Function, optimizer: str, starts: Tensor, lrs: li
 
 
 def descend_by_closure(
-    function: Function, make_optimizer: MakeOptimizer, starts: Tensor, lrs: list[float], steps: int
+    function: Function,
+    make_optimizer: MakeOptimizer,
+    starts: Tensor,
+    lrs: list[float],
+    steps: int,
+    noise: Sequence[int] | None = None,
 ) -> Descent:
     """As `descend`, for an optimizer that evaluates the loss itself: row k of the losses is its evaluation k.
 
@@ -224,7 +256,8 @@ def descend_by_closure(
     evaluations = []
     begin = time.perf_counter()
     for run, start in enumerate(points):
-        seen, places = follow(function, make_optimizer, start.clone(), lrs[run // len(starts)], steps)
+        oracle = Oracle(function, [noise[run % len(starts)] if noise else 0])
+        seen, places = follow(oracle, make_optimizer, start.clone(), lrs[run // len(starts)], steps)
         evaluations.append(min(len(seen), steps))
         last = len(seen) - 1
         losses[:, run] = torch.stack([seen[min(step, last)] for step in range(steps + 1)])
@@ -233,15 +266,19 @@ def descend_by_closure(
 
 
 def follow(
-    function: Function, make_optimizer: MakeOptimizer, point: Tensor, lr: float, steps: int
+    oracle: Oracle, make_optimizer: MakeOptimizer, point: Tensor, lr: float, steps: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The losses and the points of one run's evaluations: those of `steps` gradients, and where the last one led."""
+    """The losses and the points of one run's evaluations: those of `steps` gradients, and where the last one led.
+
+    The optimizer gets the true value with a gradient that may be disturbed.
+    """
+    function = oracle.function
     optimizer = make_optimizer([{"params": [point], "lr": lr}])
     losses: list[Tensor] = []
     points: list[Tensor] = []
 
     def closure() -> Tensor:
-        values, gradients = function.value_and_gradient(point[None])
+        values, gradients = oracle.ask(point[None])
         point.grad = gradients[0]
         losses.append(values[0])
         points.append(point.clone())
@@ -251,7 +288,8 @@ def follow(
         before = point.clone()
         optimizer.step(closure)
         gap = losses[-1].item() - function.minimum
-        if torch.equal(before, point) or not gap <= diverging_gap(function, losses[0].item()):
+        stuck = function.disturbance is None and torch.equal(before, point)  # what is told may move it again
+        if stuck or not gap <= diverging_gap(function, losses[0].item()):
             break
     return losses[: steps + 1], points[: steps + 1]
 

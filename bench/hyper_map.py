@@ -17,7 +17,7 @@ from bench.charts import style
 from bench.contenders import OPTIMIZERS, TRAITS, Takes
 from bench.errors import BenchError, Exit, disk_error, unknown
 from bench.folder import atomic_write
-from bench.problems.functions import FUNCTIONS
+from bench.problems.catalogue import CATALOGUE
 from bench.sweeps import engine
 from bench.sweeps.plane import Plane, axis, numbers, plane
 
@@ -37,8 +37,8 @@ def make(
     """The plane; raises `BenchError` (exit 2) with one sentence for what cannot be made, before anything runs."""
     if optimizer not in OPTIMIZERS:
         raise unknown("optimizer", optimizer, OPTIMIZERS)
-    if problem not in FUNCTIONS:
-        raise unknown("function", problem, FUNCTIONS)
+    if problem not in CATALOGUE:
+        raise unknown("function", problem, CATALOGUE)
     cls = getattr(importlib.import_module("optimizers"), optimizer)
     if TRAITS[optimizer].takes is not Takes.TENSORS or not engine.elementwise(cls):
         able = [name for name in OPTIMIZERS if _able(name)]
@@ -55,9 +55,9 @@ def make(
         raise BenchError(f"--size {size} makes no map: give a number from 2 to {LARGEST}.", Exit.USAGE)
     if steps < 1:
         raise BenchError(f"--steps {steps} makes no map: give 1 or more.", Exit.USAGE)
-    function = FUNCTIONS[problem]
-    start = float(engine.evaluate(function, np.array([function.start]))[0][0])
+    function = CATALOGUE[problem]
     try:
+        start = float(engine.evaluate(function, np.array([function.start]))[0][0])
         across, down = (axis(cls, name, size, _limits(text)) for name, text in ((x, x_range), (y, y_range)))
         return plane(function, cls, across, down, steps, functions_race.diverging_gap(function, start))
     except ValueError as error:

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench import functions_race, sweep
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome
-from bench.problems.functions import FUNCTIONS
+from bench.problems.catalogue import CATALOGUE
 
 Move = Callable[[Tensor, float], Any]  # of a point with its gradient, by a learning rate
 
@@ -41,7 +41,7 @@ class Null:
 
 def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str] | None, seed: int) -> list[Cell]:
     """One cell for each function × null, whatever `optimizers` are asked for."""
-    names = problems if problems is not None else budget.function_names or FUNCTIONS
+    names = problems if problems is not None else budget.function_names or CATALOGUE
     settings = {"steps": budget.function_steps, "seeds": budget.function_seeds, "seed": seed, "dtype": "float64"}
     return [
         Cell(
@@ -52,7 +52,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
             expected_seconds=budget.function_steps * functions_race.JOINT_STEP_SECONDS / 2,
         )
         for name in names
-        if name in FUNCTIONS
+        if name in CATALOGUE
         for null in MOVES
     ]
 
@@ -60,7 +60,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
 @sweep.one_thread()
 def run(cell: Cell) -> Outcome:
     """The runs of one null on one function, a row for each seed, with the columns of the others."""
-    settings, function = cell.settings, FUNCTIONS[cell.settings["name"]]
+    settings, function = cell.settings, CATALOGUE[cell.settings["name"]]
     seeds, lr = range(settings["seeds"]), sweep.default_lr("SGD")
     starts = torch.tensor(
         [functions_race.start(function, settings["seed"], seed) for seed in seeds],

@@ -75,12 +75,14 @@ def sweep(
     dtype: str = "float64",
     every: int = 0,
     bounds: tuple[np.ndarray | float, np.ndarray | float] | None = None,
+    seeds: np.ndarray | int = 0,
 ) -> Sweep:
     """Makes `steps` steps from each of `starts` [runs, dimension].
 
     options: numbers or arrays [runs] by `names`, beside them ``maximize``, ``amsgrad``, ``centered`` as booleans.
     every: records the value and the point before every k-th step, and after the last if its turn comes; 0: none.
     bounds: the least and the greatest value of a run; one outside has diverged. None: not looked at, a little faster.
+    seeds: of each run's noise, whole numbers below 2^53; only for a function whose disturbance is random.
 
     Raises ValueError for options the optimizer refuses or does not have, and for starts of another dimension.
     """
@@ -92,10 +94,11 @@ def sweep(
     columns, groups = _columns(cls, options, len(starts))
     low, high = bounds if bounds is not None else (-np.inf, np.inf)
     columns |= {"lowest": _array(low, len(starts)), "highest": _array(high, len(starts))}
+    columns["seed"] = _array(seeds, len(starts))
     parts = []
     for present, chosen in groups.items():
         code = Code(function, cls.algorithm, present, dtype)
-        rows = [columns[name][chosen] for name in [*code.step.columns, "highest", "lowest"]]
+        rows = [columns[name][chosen] for name in [*code.step.columns, "highest", "lowest", "seed"]]
         parts.append(_run(code, np.stack([*rows, *starts[chosen].T]), steps, every, bounds is not None))
     if len(parts) == 1:
         return parts[0]
@@ -174,6 +177,12 @@ class Code:
         gradient, self.rows = kernel.evaluation(function, real)
         self.dimension = function.dimension
         self.body = kernel.loop(real).body.address
+        disturbance = function.disturbance
+        stages = kernel.disturbance(type(disturbance), real) if disturbance else None
+        self.numbers = disturbance.numbers() if disturbance else np.zeros(0)  # kept, as its address is what is told
+        stage_words = {
+            name: getattr(stages, name).address for name in ("move", "back", "disturb") if hasattr(stages, name)
+        }
         self.words = {
             "evaluate": gradient.evaluate.address,
             "begin": compiled.begin.address,
@@ -182,7 +191,11 @@ class Code:
             "rule": compiled.rule_of.address,
             "dimension": self.dimension,
             "columns": len(self.step.columns),
+            "own_rows": self.rows,
+            "numbers": self.numbers.ctypes.data,
+            **stage_words,
         }
+        self.rows += disturbance.rows(self.dimension) if disturbance else 0
 
 
 def _run(code: Code, inputs: np.ndarray, steps: int, every: int, judged: bool) -> Sweep:

@@ -1,6 +1,6 @@
-"""The three pieces of a compiled sweep: a function's gradient, an optimizer's step, and the loop that calls both.
+"""The pieces of a compiled sweep: a function's gradient, what disturbs it, an optimizer's step, the loop that calls them.
 
-Each is compiled once and kept between processes: so many functions and so many optimizers, not their product.
+Each is compiled once and kept between processes: so many functions, disturbances and optimizers, not their product.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 
 from sympy.core.parameters import distribute
 
+from bench.problems.disturbance import Disturbance
 from bench.problems.function import Function
-from bench.sweeps import gradient, layout, powers
+from bench.sweeps import disturb, gradient, layout, powers
 from bench.sweeps.layout import COMMON, HEAD, LANES, PITCH, STRIDE, double, over_lanes, put_double
 from bench.sweeps.trace import trace
 from optimizers.algorithm import Algorithm
@@ -22,7 +23,8 @@ from optimizers.executors.sources import IMPORTS, definition
 #: what the words of a job hold
 JOB = (
     "next next_buffer blocks buffers buffer_bytes dimension columns inputs outputs distinct first_of "
-    "records steps every judged runs evaluate begin powers coefficients rule"
+    "records steps every judged runs evaluate begin powers coefficients rule "
+    "own_rows numbers move back disturb"  # of the disturbance; the addresses of what it does not have are 0
 ).split()
 
 #: a call that is not inlined keeps the loop around it from becoming vector instructions
@@ -44,6 +46,7 @@ call_begin = caller(types.void, types.intp, types.intp)
 call_coefficients = caller(types.void, types.intp, types.float64)
 call_rule = caller(types.void, types.intp, types.intp)
 call_powers = caller(types.void, types.intp, types.intp, types.intp)
+call_disturbance = caller(types.void, types.intp, types.intp, types.intp, types.intp, types.intp)
 
 
 @njit(**OPTIONS)
@@ -69,12 +72,13 @@ def begin(b, job, here):
     for l in range(LANES):
         set_float64(b, {highest} + l, get_float64(inputs, columns * runs + here + l))
         set_float64(b, {lowest} + l, get_float64(inputs, (columns + 1) * runs + here + l))
+        set_float64(b, {seed} + l, get_float64(inputs, (columns + 2) * runs + here + l))
         set_float64(b, {best} + l, np.inf)
         set_float64(b, {bad_step} + l, -1.0)
         set_float64(b, {bad_value} + l, 0.0)
     for i in range(word(job, DIMENSION)):
         for l in range(LANES):
-            start = get_float64(inputs, (columns + 2 + i) * runs + here + l)
+            start = get_float64(inputs, (columns + 3 + i) * runs + here + l)
             set_{REAL}(b, {X} + l, {REAL}(start))
     call_begin(word(job, BEGIN), (b, word(job, DIMENSION)))
 
@@ -91,10 +95,25 @@ def copy(b, job, to, here, rows):
 
 
 @njit(**OPTIONS)
+def disturbed(b, job, t, which):
+    stage = word(job, which)
+    if stage != 0:
+        own = b + word(job, OWN_ROWS) * {ROW}
+        call_disturbance(stage, (b, own, t, word(job, DIMENSION), word(job, NUMBERS)))
+
+
+@njit(**OPTIONS)
+def observe(b, job, t):
+    disturbed(b, job, t, MOVE)
+    call(word(job, EVALUATE), (b,))
+    disturbed(b, job, t, BACK)
+
+
+@njit(**OPTIONS)
 def record(b, job, here, t):
     row_bytes = 8 * word(job, RUNS)
     at = word(job, RECORDS) + t // word(job, EVERY) * (word(job, DIMENSION) + 1) * row_bytes
-    call(word(job, EVALUATE), (b,))
+    observe(b, job, t)
     copy(b, job, at, here, 1)
 
 
@@ -111,14 +130,15 @@ def work(job):
         for t in range(steps):
             if every > 0 and t % every == 0:
                 record(b, job, here, t)
-            call(word(job, EVALUATE), (b,))
+            observe(b, job, t)
             if judged:
                 judge(b, float64(t))
+            disturbed(b, job, t, DISTURB)
             call_powers(word(job, POWERS), (b, word(word(job, DISTINCT), block), word(job, FIRST_OF) + 8 * here))
             call_coefficients(word(job, COEFFICIENTS), (b, float64(t == 0)))
             for i in range(word(job, DIMENSION)):
                 call_rule(word(job, RULE), (b, b + i * {COORDINATE}))
-        call(word(job, EVALUATE), (b,))
+        observe(b, job, steps)
         if judged:
             judge(b, float64(steps))
         if every > 0 and steps % every == 0:
@@ -141,6 +161,7 @@ def loop_source(real: str) -> str:
         "X": f"{HEAD * size} + i * {STRIDE * size}",
         "common": str(len(COMMON)),
         "PITCH": str(PITCH),
+        "ROW": str(8 * PITCH),
         "COORDINATE": str(8 * STRIDE * PITCH),
     }
     names["WORDS"] = "\n".join(f"{name.upper()} = {i}" for i, name in enumerate(JOB))
@@ -296,6 +317,17 @@ def step(algorithm: Algorithm, present: tuple[bool, ...], real: str) -> tuple[An
 
 @functools.cache
 def evaluation(function: Function, real: str) -> tuple[Any, int]:
-    """A function's compiled value and gradient, and how many rows a block of it takes."""
+    """A function's compiled value and gradient, and how many rows a block of it takes.
+
+    Raises ValueError for a rotated function.
+    """
+    if function.rotation is not None:
+        raise ValueError(f"{function.name} is rotated, and rotations are not compiled; take one along the axes")
     text, rows = gradient_source(function, real)
     return _load(text, "sweep_gradient"), rows
+
+
+@functools.cache
+def disturbance(kind: type[Disturbance], real: str) -> Any:
+    """What a kind of disturbance does, compiled."""
+    return _load(disturb.source(kind, real, BEGINNING), "sweep_disturbance")

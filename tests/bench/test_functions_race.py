@@ -14,6 +14,7 @@ import torch
 from bench import contenders, functions_race, sweep
 from bench.budgets import DEFAULT, SMOKE
 from bench.cell import Cell
+from bench.problems.catalogue import CATALOGUE
 from bench.problems.functions import FUNCTIONS
 
 JOINT = [name for name, traits in contenders.TRAITS.items() if traits.takes is contenders.Takes.TENSORS]
@@ -232,7 +233,7 @@ def test_noise_never_leaves_the_domain():
 
 def test_cells():
     everything = functions_race.cells(DEFAULT, "cpu", ["SGD", "Adam"], None, 0)
-    assert len(everything) == 2 * len(FUNCTIONS)
+    assert len(everything) == 2 * len(CATALOGUE)
     assert {c.settings["name"] for c in functions_race.cells(SMOKE, "cpu", ["SGD"], None, 0)} == {
         "rosenbrock",
         "rastrigin",

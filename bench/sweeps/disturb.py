@@ -1,0 +1,131 @@
+"""Source text of disturbances for the compiled sweep: each kind is compiled once, its numbers come as data.
+
+A module has ``disturb(b, at, t, dimension, numbers)``, called between a function's gradient and an optimizer's step t
+on the block at `b`; rows of the disturbance's own begin at `at`. One that moves the landscape has ``move``, called
+before the function is evaluated, and ``back``, called after, instead. Random numbers are those of
+`bench.problems.disturbance`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from bench.problems import disturbance
+from bench.problems.disturbance import GOLDEN, HALF_STEP, MIX, ONE, Disturbance
+from bench.sweeps import layout
+from bench.sweeps.layout import HEAD, STRIDE, indented, over_lanes
+
+ARGUMENTS = "b, at, t, dimension, numbers"
+
+RANDOM = f"""
+from numba import int64, uint64
+
+GOLDEN = uint64({GOLDEN})
+
+
+@njit(**OPTIONS, forceinline=True)
+def mixed(z):
+{"".join(f"    z = (z ^ (z >> uint64({shift}))) * uint64({factor}){chr(10)}" for shift, factor in MIX)}    return z
+
+
+@njit(**OPTIONS, forceinline=True)
+def uniform(seed, t, k):
+    key = mixed(uint64(int64(seed)) + GOLDEN * uint64(t + 1))
+    bits = mixed(key + GOLDEN * uint64(k + 1))
+    return float64_of_bits((bits >> uint64(12)) | uint64({ONE})) - 1.0 + {HALF_STEP!r}
+
+
+@njit(**OPTIONS, forceinline=True)
+def normal(seed, t, i):
+    return sqrt(-2.0 * log(uniform(seed, t, 2 * i))) * cos({2 * math.pi!r} * uniform(seed, t, 2 * i + 1))
+
+
+@njit(**OPTIONS, forceinline=True)
+def student2(seed, t, i):
+    u = uniform(seed, t, i)
+    return (2.0 * u - 1.0) / sqrt(2.0 * u * (1.0 - u))
+"""
+
+SEED = layout.double(layout.common("seed"))
+
+
+def _gradient(real: str) -> str:
+    return layout.get(real, HEAD + 1, "i", STRIDE)
+
+
+def _put_gradient(real: str, value: str) -> str:
+    return layout.put(real, HEAD + 1, f"{real}({value})", "i", STRIDE)
+
+
+def _over_coordinates(lines: list[str], before: list[str] | None = None) -> list[str]:
+    return ["for i in range(dimension):", *indented([*(before or []), *over_lanes(lines)])]
+
+
+def _noise(draw: str) -> Callable[[str], dict[str, list[str]]]:
+    def source(real: str) -> dict[str, list[str]]:
+        added = f"{_gradient(real)} + scale * {draw}({SEED}, t, i)"
+        return {"disturb": _over_coordinates([_put_gradient(real, added)], ["scale = get_float64(numbers, i)"])}
+
+    return source
+
+
+def _correlated(real: str) -> dict[str, list[str]]:
+    drawn = layout.put(real, 0, f"{real}(normal({SEED}, t, i))", "i", base="at")
+    added = f"{_gradient(real)} + factor * {layout.get(real, 0, 'j', base='at')}"
+    mix = ["factor = get_float64(numbers, i * dimension + j)", *over_lanes([_put_gradient(real, added)])]
+    every = ["for i in range(dimension):", "    for j in range(dimension):", *indented(indented(mix))]
+    return {"disturb": [*_over_coordinates([drawn]), *every]}
+
+
+def _sparse(real: str) -> dict[str, list[str]]:
+    told = f"{_gradient(real)} if uniform({SEED}, t, i) < share else {real}(0.0)"
+    return {"disturb": ["share = get_float64(numbers, 0)", *_over_coordinates([_put_gradient(real, told)])]}
+
+
+def _delayed(real: str) -> dict[str, list[str]]:
+    lines = [
+        f"gradient = {_gradient(real)}",
+        _put_gradient(real, f"{layout.get(real, 0, 'row', base='at')} if t >= steps else {real}(0.0)"),
+        layout.put(real, 0, "gradient", "row", base="at"),
+    ]
+    ring = _over_coordinates(lines, ["row = t % steps * dimension + i"])
+    return {"disturb": ["steps = int64(get_float64(numbers, 0))", *ring]}
+
+
+def _drifting(real: str) -> dict[str, list[str]]:
+    x, kept = layout.x(real, "i"), layout.get(real, 0, "i", base="at")
+    move = [
+        layout.put(real, 0, x, "i", base="at"),
+        layout.put(real, HEAD, f"{real}({x} - t * velocity)", "i", STRIDE),
+    ]
+    return {
+        "move": _over_coordinates(move, ["velocity = get_float64(numbers, i)"]),
+        "back": _over_coordinates([layout.put(real, HEAD, kept, "i", STRIDE)]),
+    }
+
+
+def _quantised(real: str) -> dict[str, list[str]]:
+    told = _put_gradient(real, f"np.rint({_gradient(real)} / unit) * unit")
+    return {"disturb": ["unit = get_float64(numbers, 0)", *_over_coordinates([told])]}
+
+
+#: the functions of each kind's module
+SOURCES: dict[type[Disturbance], Callable[[str], dict[str, list[str]]]] = {
+    disturbance.Noise: _noise("normal"),
+    disturbance.HeavyNoise: _noise("student2"),
+    disturbance.CorrelatedNoise: _correlated,
+    disturbance.Sparse: _sparse,
+    disturbance.Delayed: _delayed,
+    disturbance.Drifting: _drifting,
+    disturbance.Quantised: _quantised,
+}
+
+
+def source(kind: type[Disturbance], real: str, beginning: str) -> str:
+    """The module of one kind, for coordinates of one type."""
+    compiler = f"cfunc('void({', '.join(['intp'] * 5)})', cache=True, **OPTIONS)"
+    functions = SOURCES[kind](real)
+    return "\n".join(
+        [beginning, RANDOM, *(layout.function(f, ARGUMENTS, lines, compiler) for f, lines in functions.items())]
+    )
