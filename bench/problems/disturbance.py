@@ -56,7 +56,7 @@ def normal(seeds: np.ndarray, step: int, count: int) -> np.ndarray:
 
 
 def student2(seeds: np.ndarray, step: int, count: int) -> np.ndarray:
-    """Student's t with two degrees of freedom [runs, count], whose variance is infinite, by its inverse distribution."""
+    """Student's t with two degrees of freedom [runs, count], by its inverse distribution; the variance is infinite."""
     u = uniform(seeds, step, count)
     return (2.0 * u - 1.0) / np.sqrt(2.0 * u * (1.0 - u))
 
@@ -135,9 +135,7 @@ class CorrelatedNoise(Disturbance):
     def __post_init__(self) -> None:
         sizes = {len(row) for row in self.factor}
         if sizes != {len(self.factor)}:
-            raise ValueError(
-                f"the factor of noise has {len(self.factor)} rows of {sorted(sizes)}; give a square matrix"
-            )
+            raise ValueError(f"a factor of {len(self.factor)} rows of {sorted(sizes)} is no square matrix; give one")
         if not np.isfinite(self.factor).all():
             raise ValueError("the factor of noise has nan or infinity in it; give finite numbers")
 
@@ -184,8 +182,8 @@ class Delayed(Disturbance):
     steps: int
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"a delay of {self.steps} steps makes no sense; give 1 or more")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"a delay of {self.steps} steps makes no sense; give a whole number, 1 or more")
 
     def numbers(self) -> np.ndarray:
         return np.array([float(self.steps)])

@@ -121,8 +121,8 @@ def quadratic_deep(shift: float = 0.0) -> Function:
 
     The loss of one of 1000 data points x is ½ (θ - x)ᵀ Q (θ - x), so that of all of them is the quadratic around their
     mean, plus half the trace of Q times their covariance, which nothing can take away. Curvatures and rotation come
-    one after the other from RandomState(42), the data (rounded to float32) from a second one; θ starts at 1. This is the
-    stream of DeepOBS 1.1; a later branch for PyTorch starts the rotation's at 42 again.
+    one after the other from RandomState(42), the data (rounded to float32) from a second one; θ starts at 1. So it is
+    for TensorFlow; the last version for PyTorch draws the rotation from a generator that starts at 42 anew.
 
     An optimizer is told the gradient on a batch: here the true one plus normal noise, whose covariance is exactly that
     of a batch of 128 drawn without replacement. DeepOBS draws the rows, and those of an epoch do not overlap.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.problems.disturbance import Disturbance
 from bench.problems.function import Function
 from bench.sweeps import kernel
 from bench.sweeps.layout import COMMON, HEAD, LANES, PITCH, STRIDE
@@ -177,12 +178,6 @@ class Code:
         gradient, self.rows = kernel.evaluation(function, real)
         self.dimension = function.dimension
         self.body = kernel.loop(real).body.address
-        disturbance = function.disturbance
-        stages = kernel.disturbance(type(disturbance), real) if disturbance else None
-        self.numbers = disturbance.numbers() if disturbance else np.zeros(0)  # kept, as its address is what is told
-        stage_words = {
-            name: getattr(stages, name).address for name in ("move", "back", "disturb") if hasattr(stages, name)
-        }
         self.words = {
             "evaluate": gradient.evaluate.address,
             "begin": compiled.begin.address,
@@ -191,11 +186,18 @@ class Code:
             "rule": compiled.rule_of.address,
             "dimension": self.dimension,
             "columns": len(self.step.columns),
-            "own_rows": self.rows,
-            "numbers": self.numbers.ctypes.data,
-            **stage_words,
         }
-        self.rows += disturbance.rows(self.dimension) if disturbance else 0
+        if function.disturbance is not None:
+            self._add(function.disturbance, real)
+
+    def _add(self, disturbance: Disturbance, real: str) -> None:
+        stages = kernel.disturbance(type(disturbance), real)
+        for name in ("move", "back", "disturb"):
+            if hasattr(stages, name):
+                self.words[name] = getattr(stages, name).address
+        self.numbers = disturbance.numbers()  # kept here, as their address is all that the compiled code gets
+        self.words |= {"own_rows": self.rows, "numbers": self.numbers.ctypes.data}
+        self.rows += disturbance.rows(self.dimension)
 
 
 def _run(code: Code, inputs: np.ndarray, steps: int, every: int, judged: bool) -> Sweep:

@@ -1,4 +1,4 @@
-"""The pieces of a compiled sweep: a function's gradient, what disturbs it, an optimizer's step, the loop that calls them.
+"""The pieces of a compiled sweep: a function's gradient, what disturbs it, an optimizer's step, and the loop.
 
 Each is compiled once and kept between processes: so many functions, disturbances and optimizers, not their product.
 """
