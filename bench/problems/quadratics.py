@@ -24,11 +24,11 @@ from bench.problems.disturbance import (
 )
 from bench.problems.function import Function, Point
 
-#: of the ladder and of what is disturbed: ten coordinates, none 0, no two alike
-MINIMISER = (0.5, -0.75, 1.25, -0.25, 1.0, -1.5, 0.75, -0.5, 0.25, -1.0)
+#: of the ladder and of what is disturbed: no two coordinates alike, none nearer to the origin than to the start
+MINIMISER = (1.5, -1.75, 1.25, -2.25, 1.0, -2.5, 2.75, -1.375, 2.375, -2.0)
 #: the start's distance from the minimiser in each coordinate of the curvatures
-AWAY = 2.0
-ROTATION_SEED = 20
+AWAY = 1.0
+ROTATION_SEED = 11  # one that turns the minimiser into no flat direction, or the origin would be nearly as good
 
 DEEP_BATCH, DEEP_DATA, DEEP_SPREAD = 128, 1000, 0.6
 
@@ -43,8 +43,10 @@ def haar(random: np.random.RandomState, dimension: int) -> np.ndarray:
 
     Diaconis & Shahshahani, Probability in the Engineering and Informational Sciences 1 (1987): a rotation of n - 1
     coordinates, then the reflection that takes the first axis to a random direction. Takes numbers from `random` in the
-    order in which DeepOBS takes them: one uniform, then n normal ones for n = 3 … dimension.
+    order in which DeepOBS takes them: one uniform, then n normal ones for n = 3 … dimension. Raises ValueError below 2.
     """
+    if dimension < 2:
+        raise ValueError(f"there is no rotation in {dimension} dimensions; give 2 or more")
     angle = 2 * np.pi * random.uniform()
     found = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     for n in range(3, dimension + 1):
@@ -72,6 +74,8 @@ def quadratic(
 ) -> Function:
     """½ Σ λ_i (R (x - x*))_i² + minimum; without a `start`, that is R (x - x*) = `AWAY` in every coordinate."""
     dimension = len(curvatures)
+    if not dimension:
+        raise ValueError(f"{name} has 0 dimensions; give 1 curvature or more")
     if len(minimiser) != dimension:
         raise ValueError(f"{name} has {dimension} curvatures and a minimiser of {len(minimiser)}; give one for each")
     if not all(0 < one < np.inf for one in curvatures):
@@ -79,7 +83,7 @@ def quadratic(
     turn = np.eye(dimension) if rotation is None else rotation
     best = np.asarray(minimiser, dtype=float)
     begin = best + AWAY * turn.sum(0) if start is None else np.asarray(start, dtype=float)
-    width = 3 * float(np.abs(begin - best).max())  # nothing depends on it but how far apart the runs of the seeds start
+    width = 2 * float(np.abs(begin - best).max())  # nothing depends on it but how far apart the runs of the seeds start
     return Function(
         name=name,
         title=title,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.problems.disturbance import Disturbance
+from bench.problems.disturbance import SEED_BITS, Disturbance
 from bench.problems.function import Function
 from bench.sweeps import kernel
 from bench.sweeps.layout import COMMON, HEAD, LANES, PITCH, STRIDE
@@ -85,7 +85,7 @@ def sweep(
     bounds: the least and the greatest value of a run; one outside has diverged. None: not looked at, a little faster.
     seeds: of each run's noise, whole numbers below 2^53; only for a function whose disturbance is random.
 
-    Raises ValueError for options the optimizer refuses or does not have, and for starts of another dimension.
+    Raises ValueError for options the optimizer refuses or does not have, starts of another dimension, no seeds.
     """
     starts = np.atleast_2d(np.asarray(starts, np.float64))
     if starts.shape[1] != function.dimension or not len(starts):
@@ -95,7 +95,7 @@ def sweep(
     columns, groups = _columns(cls, options, len(starts))
     low, high = bounds if bounds is not None else (-np.inf, np.inf)
     columns |= {"lowest": _array(low, len(starts)), "highest": _array(high, len(starts))}
-    columns["seed"] = _array(seeds, len(starts))
+    columns["seed"] = _seeds(seeds, len(starts))
     parts = []
     for present, chosen in groups.items():
         code = Code(function, cls.algorithm, present, dtype)
@@ -125,6 +125,15 @@ def evaluate(function: Function, points: np.ndarray, dtype: str = "float64") -> 
 
 def _array(value: Any, runs: int) -> np.ndarray:
     return np.broadcast_to(np.asarray(value, np.float64), (runs,))
+
+
+def _seeds(value: Any, runs: int) -> np.ndarray:
+    """As float64, which has them exactly."""
+    given = np.atleast_1d(np.asarray(value, np.float64))
+    wrong = given[~((given >= 0) & (given < 1 << SEED_BITS) & (given == np.floor(given)))]
+    if len(wrong):
+        raise ValueError(f"{wrong[0]:g} is no seed of noise; give whole numbers from 0 to 2^{SEED_BITS} - 1")
+    return _array(given, runs)
 
 
 def _columns(cls: type, options: Mapping[str, Any], runs: int) -> tuple[dict[str, np.ndarray], dict[tuple, np.ndarray]]:
