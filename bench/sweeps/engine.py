@@ -16,7 +16,7 @@ import torch
 
 from bench.problems.disturbance import SEED_BITS, Disturbance
 from bench.problems.function import Function
-from bench.sweeps import kernel
+from bench.sweeps import disturb, kernel
 from bench.sweeps.layout import COMMON, HEAD, LANES, PITCH, STRIDE
 from optimizers.algorithm import ITEMS, Algorithm
 from optimizers.executors import threads
@@ -206,7 +206,7 @@ class Code:
                 self.words[name] = getattr(stages, name).address
         self.numbers = disturbance.numbers()  # kept here, as their address is all that the compiled code gets
         self.words |= {"own_rows": self.rows, "numbers": self.numbers.ctypes.data}
-        self.rows += disturbance.rows(self.dimension)
+        self.rows += disturb.FIRST + disturbance.rows(self.dimension)
 
 
 def _run(code: Code, inputs: np.ndarray, steps: int, every: int, judged: bool) -> Sweep:
