@@ -61,7 +61,7 @@ def student2(at, l, i):
 @njit(**OPTIONS, forceinline=True)
 def nearest(x):
     whole = (x + {WHOLE!r}) - {WHOLE!r}
-    return whole if abs(x) < {WHOLE!r} else x  # beyond, all numbers are whole, and nan stays
+    return whole if abs(x) < {2.0**51!r} else x  # beyond, numbers are whole or halves; nan stays
 """
 
 
