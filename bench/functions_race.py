@@ -11,7 +11,8 @@ the same number of gradients for everybody: what the others do in a step, L-BFGS
 them its steps take. Without a line search, its default, each evaluation is at the next point of its path.
 
 Seed 0 starts at the published start, seed k at a point with normal noise added, 5 % of the domain's width in each
-coordinate. Who is not compiled makes fewer seeds, the first ones. The grid is the same for everybody, around each one's
+coordinate. Where a function's gradient is disturbed, each seed has its noise, the same for everybody, and all that is
+judged is the true value. Who is not compiled makes fewer seeds, the first ones. The grid is the same for everybody, around each one's
 default; where the best of it, on the tuning seeds, is the first or the last, it goes on from there. Rprop's learning
 rate is only the size of its first step. Weight decay is each optimizer's default.
 """
@@ -32,6 +33,7 @@ from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
 from bench.contenders import TRAITS, Takes
 from bench.descents import Descent, Runs
+from bench.problems.disturbance import Evaluate
 from bench.problems.function import Function
 from bench.problems.functions import FUNCTIONS, known, named
 from bench.score import hits, measures, tracks
@@ -75,12 +77,12 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
                 "steps": budget.function_steps,
                 "lr_multiples": list(budget.lr_multiples or sweep.lr_multiples(budget.function_learning_rates)),
                 "extra_rates": 0 if budget.lr_multiples else budget.function_extra_rates,
-                "seeds": seeds_of(budget, optimizer, device),
+                "seeds": seeds_of(budget, optimizer, device, named(name)),
                 "tuning_seeds": budget.function_tuning_seeds,
                 "seed": seed,
                 "dtype": "float64",
             },
-            expected_seconds=expected_seconds(budget, optimizer, device),
+            expected_seconds=expected_seconds(budget, optimizer, device, named(name)),
         )
         for name in names
         if known(name)
@@ -88,20 +90,20 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
     ]
 
 
-def seeds_of(budget: Budget, optimizer: str, device: str) -> int:
+def seeds_of(budget: Budget, optimizer: str, device: str, function: Function) -> int:
     """As many as there is time for: who is not compiled makes fewer."""
-    fast = TRAITS[optimizer].takes not in ABSENT and executor_of(optimizer, device) == COMPILED
+    fast = TRAITS[optimizer].takes not in ABSENT and executor_of(optimizer, device, function) == COMPILED
     return budget.function_seeds if fast else min(budget.function_seeds, budget.function_slow_seeds)
 
 
-def expected_seconds(budget: Budget, optimizer: str, device: str) -> float:
+def expected_seconds(budget: Budget, optimizer: str, device: str, function: Function) -> float:
     takes = TRAITS[optimizer].takes
     if takes in ABSENT:
         return 0.01
     if takes is Takes.CLOSURE:  # most of its runs end early
-        runs = budget.function_learning_rates * seeds_of(budget, optimizer, device)
+        runs = budget.function_learning_rates * seeds_of(budget, optimizer, device, function)
         return runs * min(budget.function_steps, 200) * EVALUATION_SECONDS
-    if executor_of(optimizer, device) == COMPILED:
+    if executor_of(optimizer, device, function) == COMPILED:
         return COMPILED_SECONDS
     return budget.function_steps * JOINT_STEP_SECONDS
 
@@ -114,14 +116,16 @@ def run(cell: Cell) -> Outcome:
         return Outcome(status=Status.SKIPPED, reason=ABSENT[takes])
     function = named(settings["name"])
     begins = starts.starts(function, settings["seed"], settings["seeds"])
-    executor = executor_of(cell.optimizer, cell.device)
+    executor = executor_of(cell.optimizer, cell.device, function)
     base = sweep.default_lr(cell.optimizer)
 
     def make(multiples: list[float]) -> list[Rate]:
         lrs = [base * multiple for multiple in multiples]
         return MAKERS[executor](function, cell.optimizer, begins, lrs, settings["steps"], cell.device)
 
-    rates = widened(make, settings["lr_multiples"], settings["extra_rates"], settings["tuning_seeds"], settings["steps"])
+    rates = widened(
+        make, settings["lr_multiples"], settings["extra_rates"], settings["tuning_seeds"], settings["steps"]
+    )
     labels = {"function": function.name, "dimension": function.dimension, "device": cell.device}
     labels |= {"optimizer": cell.optimizer, "executor": executor}
     rows = [
@@ -133,15 +137,17 @@ def run(cell: Cell) -> Outcome:
     return Outcome(rows=rows)
 
 
-def executor_of(optimizer: str, device: str) -> str:
+def executor_of(optimizer: str, device: str, function: Function) -> str:
     """How the runs of a cell are made: the fastest way that is exact."""
     if TRAITS[optimizer].takes is Takes.CLOSURE:
         return ALONE
-    return COMPILED if compiles(optimizer, device) else BATCHED
+    return COMPILED if compiles(optimizer, device, function) else BATCHED
 
 
-def compiles(optimizer: str, device: str) -> bool:
-    """Whether a sweep of this optimizer can be compiled here."""
+def compiles(optimizer: str, device: str, function: Function) -> bool:
+    """Whether a sweep of this optimizer on this function can be compiled here; disturbances are for the CPU only."""
+    if device != "cpu" and function.disturbance is not None:
+        return False
     if device != "cpu" or isinstance(kernels.executor("cpu"), str):  # the latter says why there is no compiler
         return False
     from bench.sweeps import engine
@@ -156,7 +162,7 @@ def make_compiled(
     runs = descents.compiled(function, cls, begins, lrs, steps)
 
     def curve(lr: float) -> tuple[Array, Array, list[int]]:  # made again, alone: kept for all it would be large
-        return of_run(descents.recorded(function, cls, begins.points[0], lr, steps), 0)
+        return of_run(descents.recorded(function, cls, begins.take(slice(1)), lr, steps), 0)
 
     return [Rate(one, lambda lr=lr: curve(lr)) for one, lr in zip(split(runs, len(lrs)), lrs, strict=True)]
 
@@ -167,7 +173,7 @@ def make_batched(
     found = descents.batched(
         function,
         lambda groups: contenders.build("ours", optimizer, groups),
-        begins.points,
+        begins,
         lrs,
         steps,
         device,
@@ -192,7 +198,7 @@ def make_alone(
     return judged(found, begins, len(lrs))
 
 
-def evaluator(function: Function, device: str) -> descents.Evaluate | None:
+def evaluator(function: Function, device: str) -> Evaluate | None:
     """The compiled value and gradient where there is a compiler: twenty times as fast for a few points."""
     if device != "cpu" or isinstance(kernels.executor("cpu"), str):
         return None
@@ -258,7 +264,7 @@ def summary(function: Function, begins: Starts, runs: Runs, steps: int, tuning: 
     row |= dict(zip(("gap_q1", "gap_median", "gap_q3"), gaps, strict=True))
     row |= dict(zip(("final_gap_q1", "final_gap_median", "final_gap_q3"), final, strict=True))
     for decade in TOLD:
-        times = runs.hits[:, int(np.flatnonzero(hits.EXPONENTS == decade)[0])]
+        times = runs.hits[:, int(np.flatnonzero(decade == hits.EXPONENTS)[0])]
         row[f"gradients_{decade}"] = measured_quartiles(times)[1]
         row[f"met_{decade}"] = float(np.isfinite(times).mean())
     row |= {"evaluations": int(runs.evaluations.sum()), "seconds": float(runs.seconds.sum())}
@@ -278,7 +284,9 @@ def reason(runs: Runs, begins: Starts) -> str:
         f"the loss rose above {DIVERGED:.0f} times the initial gap": np.isfinite(values) & (values >= lowest),
     }
     way = max(ways, key=lambda one: ways[one].sum())
-    return f"{bad.sum()} of {len(bad)} runs diverged, the first at step {runs.bad_step[bad].min()}, mostly because {way}"
+    return (
+        f"{bad.sum()} of {len(bad)} runs diverged, the first at step {runs.bad_step[bad].min()}, mostly because {way}"
+    )
 
 
 def keep_curve(rows: list[dict[str, Any]], rates: list[Rate], function: Function) -> None:

@@ -11,13 +11,13 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench import functions_race
 from bench.charts import plane as chart
 from bench.charts import style
 from bench.contenders import OPTIMIZERS, TRAITS, Takes
 from bench.errors import BenchError, Exit, disk_error, unknown
 from bench.folder import atomic_write
 from bench.problems.functions import named
+from bench.starts import diverging_gap
 from bench.sweeps import engine
 from bench.sweeps.plane import Plane, axis, numbers, plane
 
@@ -54,10 +54,10 @@ def make(
         raise BenchError(f"--size {size} makes no map: give a number from 2 to {LARGEST}.", Exit.USAGE)
     if steps < 1:
         raise BenchError(f"--steps {steps} makes no map: give 1 or more.", Exit.USAGE)
-    start = float(engine.evaluate(function, np.array([function.start]))[0][0])
+    start = engine.evaluate(function, np.array([function.start]))[0][0]
     try:
         across, down = (axis(cls, name, size, _limits(text)) for name, text in ((x, x_range), (y, y_range)))
-        return plane(function, cls, across, down, steps, functions_race.diverging_gap(function, start))
+        return plane(function, cls, across, down, steps, float(diverging_gap(function, start)))
     except ValueError as error:
         raise BenchError(f"there is no such map: {error}.", Exit.USAGE) from None
 

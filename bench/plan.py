@@ -16,7 +16,7 @@ from bench.cell import Cell
 from bench.contenders import OPTIMIZERS
 from bench.errors import BenchError, Exit, unknown
 from bench.losses import LOSSES, SIZES, short
-from bench.problems.functions import FUNCTIONS, known, named
+from bench.problems.functions import NAMES, known, named
 from bench.problems.networks import NETWORKS, variants
 from bench.step_time import PARAMETER_SETS
 
@@ -39,7 +39,7 @@ PARTS = {
     "losses": OF_LOSSES,
     "race": ("functions", "nulls", "networks"),
 }
-PROBLEMS = (*PARAMETER_SETS, *SIZES, *FUNCTIONS, *NETWORKS)
+PROBLEMS = (*PARAMETER_SETS, *SIZES, *NAMES, *NETWORKS)
 DEVICES = ("cpu", "cuda", "all")
 LARGEST_SEED = 2**32 - 1  # what NumPy and torch both take
 

@@ -137,7 +137,9 @@ def best_rates(rates: pd.DataFrame) -> pd.DataFrame:
     made = made.assign(distance=np.log(made["lr_multiple"]).abs())
     of_all = made.groupby(["panel", "optimizer"], sort=False)
     made = made.assign(all_runs=of_all["runs"].transform("sum"), all_diverged=of_all["diverged"].transform("sum"))
-    return made.sort_values(["gap_median", "distance"], kind="stable").groupby(["panel", "optimizer"]).head(1).sort_index()
+    return (
+        made.sort_values(["gap_median", "distance"], kind="stable").groupby(["panel", "optimizer"]).head(1).sort_index()
+    )
 
 
 def with_curve(rates: pd.DataFrame, kept: str) -> pd.DataFrame:
