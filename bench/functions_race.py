@@ -12,9 +12,9 @@ them its steps take. Without a line search, its default, each evaluation is at t
 
 Seed 0 starts at the published start, seed k at a point with normal noise added, 5 % of the domain's width in each
 coordinate. Where a function's gradient is disturbed, each seed has its noise, the same for everybody, and all that is
-judged is the true value. Who is not compiled makes fewer seeds, the first ones. The grid is the same for everybody, around each one's
-default; where the best of it, on the tuning seeds, is the first or the last, it goes on from there. Rprop's learning
-rate is only the size of its first step. Weight decay is each optimizer's default.
+judged is the true value. Who is not compiled makes fewer seeds, the first ones. The grid is the same for everybody,
+around each one's default; where the best of it, on the tuning seeds, is the first or the last, it goes on from there.
+Rprop's learning rate is only the size of its first step. Weight decay is each optimizer's default.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ class Starts:
     """The starts of a function's runs, one for each seed.
 
     points [seeds, dimension]; losses [seeds] there; basins [seeds]: the value of the local minimum that each flows to,
-    which its gaps are relative to; thresholds [seeds, targets]; noise [seeds]: what the random numbers of a disturbance
-    are drawn from, the same for all optimizers and learning rates. A run has diverged below `lowest` [seeds], where only
-    what is outside the domain lies, and above `highest` [seeds].
+    which its gaps are relative to; thresholds [seeds, targets]. A run has diverged below `lowest` [seeds], where only
+    what is outside the domain lies, and above `highest` [seeds]. noise [seeds]: what the random numbers of a
+    disturbance are drawn from, the same for all optimizers and learning rates.
     """
 
     points: Array

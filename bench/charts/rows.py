@@ -79,7 +79,7 @@ def with_panel(table: pd.DataFrame, base: str, conditions: tuple[str, ...]) -> p
 
 
 def best_runs(runs: pd.DataFrame, score: str) -> pd.DataFrame:
-    """One row per panel × optimizer: the learning rate whose median `score` over the seeds is lowest (`measured_quartiles`).
+    """One row per panel × optimizer: that learning rate whose median `score` over the seeds is lowest.
 
     Columns: panel, optimizer, lr, lr_multiple, median, low, high (quartiles), seeds, failed (runs of *all* learning
     rates that gave no finite score), runs (of all learning rates). A run that failed counts as infinitely bad; of equal

@@ -27,8 +27,8 @@ LONGEST = 1e30
 def basins(function: Function, starts: Array) -> Array:
     """The value [starts] of the local minimum that each of `starts` [starts, dimension] flows to.
 
-    Where all starts are known to flow to the same, the flow has no end within `STEPS` steps, ends on no minimum or under
-    the function's known one, and in more than `LARGEST_DIMENSION` dimensions: the basin of the published start.
+    Where all starts are known to flow to the same, the flow has no end within `STEPS` steps, ends on no minimum or
+    under the function's known one, and in more than `LARGEST_DIMENSION` dimensions: the basin of the published start.
     """
     if function.unimodal or function.dimension > LARGEST_DIMENSION:
         return np.full(len(starts), function.basin)

@@ -290,7 +290,7 @@ def test_a_run_that_leaves_mccormicks_domain_has_diverged_not_won():
 
 
 def rates_that(area_of):
-    """What makes rates whose every run meets so many of 200 targets with the first gradient, and notes what was made."""
+    """What makes rates whose runs meet so many of 200 targets with the first gradient, and notes what was made."""
     made = []
 
     def make(multiples):
