@@ -158,7 +158,7 @@ def list_names() -> None:
         "parameter sets": plan.PARAMETER_SETS,
         "losses": plan.LOSSES,
         "sizes of losses": plan.SIZES,
-        "functions": plan.FUNCTIONS,
+        "functions": functions.NAMES,
         "functions that take a number of dimensions, as ackley-10d": functions.scalable(),
         "what may follow any function, with a seed or without": functions.VARIANTS,
         "networks": plan.NETWORKS,

@@ -2,7 +2,8 @@
 
 `compiled`: all steps of all runs in one call (`bench.sweeps`), which judges on the way and keeps no losses. `batched`:
 one `step()` of the class for all runs, each a parameter of its own. `one at a time`: for an optimizer that evaluates
-the loss itself. All runs are ordered learning rate by learning rate.
+the loss itself. All runs are ordered learning rate by learning rate. Losses are true ones; a gradient is what the
+function's disturbance tells of it, by the noise seed of the run's start.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench import sweep
+from bench.problems.disturbance import Evaluate, Oracle
 from bench.problems.function import Function
 from bench.score import hits
 from bench.starts import Starts
 
 Array = NDArray[np.float64]
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
-Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,13 @@ def compiled(
 ) -> Runs:
     """Runs of an elementwise optimizer of ours; `options` beside the learning rate."""
     if device != "cpu":  # the sweep there keeps losses, and leaves it to others to judge them
-        return judge(recorded(function, cls, starts.points, lrs, steps, device, options), starts)
+        return judge(recorded(function, cls, starts, lrs, steps, device, options), starts)
     from bench.sweeps import engine
 
     all_starts = starts.take(np.tile(np.arange(len(starts.losses)), len(lrs)))
     given = {**(options or {}), "lr": np.repeat(lrs, len(starts.losses))}
     judged = {"bounds": (all_starts.lowest, all_starts.highest), "targets": all_starts.thresholds}
+    judged["seeds"] = all_starts.noise
     engine.sweep(function, cls, given, all_starts.points, 0, **judged)  # untimed: it may compile
     begin = time.perf_counter()
     found = engine.sweep(function, cls, given, all_starts.points, steps, **judged)
@@ -116,19 +118,20 @@ def compiled(
 def recorded(
     function: Function,
     cls: type,
-    points: Array,
+    starts: Starts,
     lrs: list[float],
     steps: int,
     device: str = "cpu",
     options: dict[str, Any] | None = None,
 ) -> Descent:
-    """Runs of `compiled` from `points` [seeds, dimension], with all their losses."""
+    """Runs of `compiled` with all their losses."""
     make = sweeper(device)
-    given = {**(options or {}), "lr": np.repeat(lrs, len(points))}
-    begins = np.tile(points, (len(lrs), 1))
-    make(function, cls, given, begins, 0, every=1)  # untimed: it may compile
+    given = {**(options or {}), "lr": np.repeat(lrs, len(starts.points))}
+    begins, noise = np.tile(starts.points, (len(lrs), 1)), np.tile(starts.noise, len(lrs))
+    more = {"seeds": noise} if device == "cpu" else {}  # on CUDA no gradient is disturbed
+    make(function, cls, given, begins, 0, every=1, **more)  # untimed: it may compile
     begin = time.perf_counter()
-    found = make(function, cls, given, begins, steps, every=1)
+    found = make(function, cls, given, begins, steps, every=1, **more)
     kept = sweep.kept_steps(steps)
     return Descent(found.recorded_values, kept, found.recorded_points[kept], time.perf_counter() - begin)
 
@@ -157,19 +160,19 @@ def judge(found: Descent, starts: Starts) -> Runs:
 def batched(
     function: Function,
     make_optimizer: MakeOptimizer,
-    starts: Array,
+    starts: Starts,
     lrs: list[float],
     steps: int,
     device: str = "cpu",
     evaluate: Evaluate | None = None,
 ) -> Descent:
-    """Minimise from all `starts` [seeds, dimension] with all `lrs` at once.
+    """Minimise from all `starts` with all `lrs` at once.
 
     `make_optimizer` gets one parameter group per learning rate, with one parameter per seed. `evaluate`: value and
     gradient at points, if there is a faster way than the function's own.
     """
-    evaluate = evaluate or function.value_and_gradient
-    points = torch.tensor(starts, dtype=torch.float64, device=device).repeat(len(lrs), 1)
+    oracle = Oracle(function, np.tile(starts.noise, len(lrs)), evaluate)
+    points = torch.tensor(starts.points, dtype=torch.float64, device=device).repeat(len(lrs), 1)
     gradients = torch.zeros_like(points)
     make_optimizer(groups_of(points.clone(), gradients, lrs)).step()  # untimed and thrown away: it may compile a kernel
     optimizer = make_optimizer(groups_of(points, gradients, lrs))
@@ -181,11 +184,11 @@ def batched(
         if step in keep:
             path.append(points.clone())
         if step < steps:
-            values, gradient = evaluate(points)
+            values, gradient = oracle.ask(points)
             gradients.copy_(gradient)
             optimizer.step()
         else:
-            values = function(points)
+            values = oracle.values(points)
         losses.append(values)
     history = torch.stack(losses).cpu()  # waits for the device
     seconds = time.perf_counter() - begin
@@ -211,7 +214,8 @@ def one_at_a_time(
 ) -> Descent:
     """As `batched`, for an optimizer that evaluates the loss itself: row k of the losses is its evaluation k.
 
-    A run ends early where a step moves nothing any more, and where it has diverged: then its last loss is repeated.
+    A run ends early where a step moves nothing any more, unless a disturbance may move it again, and where it has
+    diverged: then its last loss is repeated.
     `evaluate`: as in `batched`.
     """
     kept, runs = sweep.kept_steps(steps), len(lrs) * len(starts.points)
@@ -222,8 +226,9 @@ def one_at_a_time(
     begin = time.perf_counter()
     for run in range(runs):
         seed = run % len(points)
+        oracle = Oracle(function, starts.noise[[seed]], evaluate)
         optimizer_of = make_optimizer, points[seed].clone(), lrs[run // len(points)]
-        seen, places = follow(evaluate or function.value_and_gradient, *optimizer_of, steps, starts.highest[seed])
+        seen, places = follow(oracle, *optimizer_of, steps, starts.highest[seed])
         last = len(seen) - 1
         evaluations.append(min(len(seen), steps))
         losses[:, run] = seen[np.minimum(np.arange(steps + 1), last)]
@@ -232,24 +237,28 @@ def one_at_a_time(
 
 
 def follow(
-    evaluate: Evaluate, make_optimizer: MakeOptimizer, point: Tensor, lr: float, steps: int, highest: float
+    oracle: Oracle, make_optimizer: MakeOptimizer, point: Tensor, lr: float, steps: int, highest: float
 ) -> tuple[Array, Array]:
-    """The losses and the points of one run's evaluations: those of `steps` gradients, and where the last one led."""
+    """The losses and the points of one run's evaluations: those of `steps` gradients, and where the last one led.
+
+    The optimizer gets the true value with a gradient that may be disturbed.
+    """
     optimizer = make_optimizer([{"params": [point], "lr": lr}])
     losses: list[float] = []
     points: list[Array] = []
 
     def closure() -> Tensor:
-        value, point.grad = evaluate(point)
-        losses.append(value.item())
+        values, gradients = oracle.ask(point[None])
+        point.grad = gradients[0]
+        losses.append(values.item())
         points.append(point.numpy().copy())
         if len(losses) > steps or not losses[-1] <= highest:
             raise _EndedError
-        return value
+        return values[0]
 
     with contextlib.suppress(_EndedError):
         before = np.full(len(point), np.nan)
-        while (before != point.numpy()).any():
+        while oracle.disturbance is not None or (before != point.numpy()).any():
             before = point.numpy().copy()
             optimizer.step(closure)
     return np.array(losses), np.array(points)

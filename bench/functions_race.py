@@ -12,9 +12,10 @@ the same number of gradients for everybody: what the others do in a step, L-BFGS
 them its steps take. Without a line search, its default, each evaluation is at the next point of its path.
 
 Seed 0 starts at the published start, seed k at a point with normal noise added, 5 % of the domain's width in each
-coordinate. Who is not compiled makes fewer seeds, the first ones. The grid is the same for everybody, around each one's
-default; where the best of it, on the tuning seeds, is the first or the last, it goes on from there. Rprop's learning
-rate is only the size of its first step. Weight decay is each optimizer's default.
+coordinate. Where a function's gradient is disturbed, each seed has its noise, the same for everybody, and all that is
+judged is the true value. Who is not compiled makes fewer seeds, the first ones. The grid is the same for everybody,
+around each one's default; where the best of it, on the tuning seeds, is the first or the last, it goes on from there.
+Rprop's learning rate is only the size of its first step. Weight decay is each optimizer's default.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
 from bench.contenders import TRAITS, Takes
 from bench.descents import Descent, Runs
+from bench.problems.disturbance import Evaluate
 from bench.problems.function import Function
 from bench.problems.functions import FUNCTIONS, known, named
 from bench.score import hits, measures, tracks
@@ -76,12 +78,12 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
                 "steps": budget.function_steps,
                 "lr_multiples": list(budget.lr_multiples or sweep.lr_multiples(budget.function_learning_rates)),
                 "extra_rates": 0 if budget.lr_multiples else budget.function_extra_rates,
-                "seeds": seeds_of(budget, optimizer, device),
+                "seeds": seeds_of(budget, optimizer, device, named(name)),
                 "tuning_seeds": budget.function_tuning_seeds,
                 "seed": seed,
                 "dtype": "float64",
             },
-            expected_seconds=expected_seconds(budget, optimizer, device),
+            expected_seconds=expected_seconds(budget, optimizer, device, named(name)),
         )
         for name in names
         if known(name)
@@ -89,20 +91,20 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
     ]
 
 
-def seeds_of(budget: Budget, optimizer: str, device: str) -> int:
+def seeds_of(budget: Budget, optimizer: str, device: str, function: Function) -> int:
     """As many as there is time for: who is not compiled makes fewer."""
-    fast = TRAITS[optimizer].takes not in ABSENT and executor_of(optimizer, device) == COMPILED
+    fast = TRAITS[optimizer].takes not in ABSENT and executor_of(optimizer, device, function) == COMPILED
     return budget.function_seeds if fast else min(budget.function_seeds, budget.function_slow_seeds)
 
 
-def expected_seconds(budget: Budget, optimizer: str, device: str) -> float:
+def expected_seconds(budget: Budget, optimizer: str, device: str, function: Function) -> float:
     takes = TRAITS[optimizer].takes
     if takes in ABSENT:
         return 0.01
     if takes is Takes.CLOSURE:  # most of its runs end early
-        runs = budget.function_learning_rates * seeds_of(budget, optimizer, device)
+        runs = budget.function_learning_rates * seeds_of(budget, optimizer, device, function)
         return runs * min(budget.function_steps, 200) * EVALUATION_SECONDS
-    if executor_of(optimizer, device) == COMPILED:
+    if executor_of(optimizer, device, function) == COMPILED:
         return COMPILED_SECONDS
     return budget.function_steps * JOINT_STEP_SECONDS
 
@@ -136,15 +138,15 @@ def run(cell: Cell) -> Outcome:
     return Outcome(rows=rows)
 
 
-def executor_of(optimizer: str, device: str, function: Function | None = None) -> str:
+def executor_of(optimizer: str, device: str, function: Function) -> str:
     """How the runs of a cell are made: the fastest way that is exact."""
     if TRAITS[optimizer].takes is Takes.CLOSURE:
         return ALONE
     return COMPILED if compiles(optimizer, device, function) else BATCHED
 
 
-def compiles(optimizer: str, device: str, function: Function | None = None) -> bool:
-    """Whether a sweep of this optimizer, on this function, can be compiled here."""
+def compiles(optimizer: str, device: str, function: Function) -> bool:
+    """Whether a sweep of this optimizer on this function can be compiled here."""
     # the text of a sweep on CUDA is made of that on the CPU
     if any(isinstance(kernels.executor(one), str) for one in {"cpu", device}):  # it says why there is no compiler
         return False
@@ -152,7 +154,7 @@ def compiles(optimizer: str, device: str, function: Function | None = None) -> b
 
     if not engine.elementwise(getattr(optimizers, optimizer)):
         return False
-    return device == "cpu" or function is None or not cuda_source.refusal(function)
+    return device == "cpu" or not cuda_source.refusal(function)
 
 
 def make_compiled(
@@ -162,7 +164,7 @@ def make_compiled(
     runs = descents.compiled(function, cls, begins, lrs, steps, device=device)
 
     def curve(lr: float) -> tuple[Array, Array, list[int]]:  # made again, alone: kept for all it would be large
-        return of_run(descents.recorded(function, cls, begins.points[:1], [lr], steps, device), 0)
+        return of_run(descents.recorded(function, cls, begins.take(slice(1)), [lr], steps, device), 0)
 
     return [Rate(one, lambda lr=lr: curve(lr)) for one, lr in zip(split(runs, len(lrs)), lrs, strict=True)]
 
@@ -173,7 +175,7 @@ def make_batched(
     found = descents.batched(
         function,
         lambda groups: contenders.build("ours", optimizer, groups),
-        begins.points,
+        begins,
         lrs,
         steps,
         device,
@@ -198,7 +200,7 @@ def make_alone(
     return judged(found, begins, len(lrs))
 
 
-def evaluator(function: Function, device: str) -> descents.Evaluate | None:
+def evaluator(function: Function, device: str) -> Evaluate | None:
     """The compiled value and gradient where there is a compiler: twenty times as fast for a few points."""
     if device != "cpu" or isinstance(kernels.executor("cpu"), str):
         return None

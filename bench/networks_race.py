@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -129,7 +128,7 @@ def scored(points: list[Point], aim: float) -> list[Point]:
     losses = [point["loss"] for point in points]
     failed = points[-1]["status"] == Status.DIVERGED
     met = [] if failed else targets.first_hits(losses, [point["evaluations"] for point in points], aim)
-    return [*points[:-1], points[-1] | {"hits": hits.encode(np.array([met], float))[0]}]
+    return [*points[:-1], points[-1] | {"hits": hits.encode(met)}]
 
 
 def stacked(

@@ -78,10 +78,11 @@ def run(cell: Cell) -> Outcome:
 
 def made(function: Function, null: str, begins: Starts, lr: float, steps: int, device: str) -> tuple[Runs, str]:
     """The runs of a null, and how they were made: those that move in every step by compiled code, where there is."""
-    if null not in RESTING and functions_race.compiles("SGD", device):
+    if null not in RESTING and functions_race.compiles("SGD", device, function):
         runs = descents.compiled(function, ours.SGD, begins, [lr], steps, {"maximize": True})
         return runs, functions_race.COMPILED
-    first = min(steps, 1) if null in RESTING else steps
-    found = descents.batched(function, lambda groups: Null(MOVES[null], groups), begins.points, [lr], first, device)
+    moving = function.disturbance is not None and function.disturbance.moves
+    first = min(steps, 1) if null in RESTING and not moving else steps
+    found = descents.batched(function, lambda groups: Null(MOVES[null], groups), begins, [lr], first, device)
     rested = found.losses[np.minimum(np.arange(steps + 1), first)]
     return descents.judge(replace(found, losses=rested), begins), functions_race.BATCHED

@@ -18,7 +18,7 @@ from bench.cell import Cell
 from bench.contenders import OPTIMIZERS
 from bench.errors import BenchError, Exit, unknown
 from bench.losses import LOSSES, SIZES, short
-from bench.problems.functions import FUNCTIONS, known, named
+from bench.problems.functions import NAMES, known, named
 from bench.problems.networks import NETWORKS, variants
 from bench.step_time import PARAMETER_SETS
 from bench.sweep_contenders import SUBJECTS
@@ -44,7 +44,7 @@ PARTS = {
     "losses": OF_LOSSES,
     "race": ("functions", "nulls", "networks"),
 }
-PROBLEMS = tuple(dict.fromkeys((*PARAMETER_SETS, *SIZES, *FUNCTIONS, *NETWORKS, *SUBJECTS)))
+PROBLEMS = tuple(dict.fromkeys((*PARAMETER_SETS, *SIZES, *NAMES, *NETWORKS, *SUBJECTS)))
 DEVICES = ("cpu", "cuda", "all")
 LARGEST_SEED = 2**32 - 1  # what NumPy and torch both take
 

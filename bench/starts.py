@@ -1,7 +1,8 @@
-"""Where the runs on a test function begin, and what is judged from there: targets, and when a run has diverged."""
+"""Where the runs on a test function begin, what their noise is drawn from, and what is judged: targets, divergence."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from bench import sweep
 from bench.problems.basins import basins
+from bench.problems.disturbance import SEED_BITS
 from bench.problems.function import Function
 from bench.score import hits
 
@@ -24,7 +26,8 @@ class Starts:
 
     points [seeds, dimension]; losses [seeds] there; basins [seeds]: the value of the local minimum that each flows to,
     which its gaps are relative to; thresholds [seeds, targets]. A run has diverged below `lowest` [seeds], where only
-    what is outside the domain lies, and above `highest` [seeds].
+    what is outside the domain lies, and above `highest` [seeds]. noise [seeds]: what the random numbers of a
+    disturbance are drawn from, the same for all optimizers and learning rates.
     """
 
     points: Array
@@ -33,20 +36,22 @@ class Starts:
     thresholds: Array
     lowest: Array
     highest: Array
+    noise: NDArray[np.int64]
 
     def take(self, seeds: NDArray[np.intp] | slice) -> Starts:
         """Those of `seeds`, in that order."""
         return Starts(*(getattr(self, one.name)[seeds] for one in fields(self)))
 
 
-def of_points(function: Function, points: Array) -> Starts:
-    """Starts at `points` [seeds, dimension]."""
+def of_points(function: Function, points: Array, noise: Sequence[int] | None = None) -> Starts:
+    """Starts at `points` [seeds, dimension]; `noise` has a noise seed for each, None: 0 for all."""
     losses = function(torch.from_numpy(points)).numpy()
     aims = basins(function, points)
     aims = np.where(losses > aims, aims, function.minimum)  # a start below the basin it is said to flow to
     lowest = function.minimum - 1e-9 * max(1.0, abs(function.minimum))
     highest = function.minimum + diverging_gap(function, losses)
-    return Starts(points, losses, aims, hits.thresholds(losses, aims), np.full(len(losses), lowest), highest)
+    seeds = np.zeros(len(losses), np.int64) if noise is None else np.array(noise, np.int64)
+    return Starts(points, losses, aims, hits.thresholds(losses, aims), np.full(len(losses), lowest), highest, seeds)
 
 
 def diverging_gap(function: Function, losses: Array) -> Array:
@@ -62,8 +67,13 @@ def starts(function: Function, run_seed: int, seeds: int) -> Starts:
     key = function, run_seed
     if key not in _made or len(_made[key].losses) < seeds:
         points = np.array([start(function, run_seed, seed) for seed in range(seeds)])
-        _made[key] = of_points(function, points)
+        _made[key] = of_points(function, points, [noise_seed(function, run_seed, seed) for seed in range(seeds)])
     return _made[key].take(slice(seeds))
+
+
+def noise_seed(function: Function, run_seed: int, seed: int) -> int:
+    """What the noise of the run of `seed` is drawn from."""
+    return sweep.generator(run_seed, function.name, seed, "noise").getrandbits(SEED_BITS)
 
 
 def start(function: Function, run_seed: int, seed: int) -> list[float]:

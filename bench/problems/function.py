@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.problems.disturbance import Disturbance, Matrix
+
 Point = tuple[float, ...]
 
 
@@ -37,7 +39,7 @@ class TorchMath:
     def _vector(self, values: tuple[float, ...]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self.device).unsqueeze(1)
 
-    def _matrix(self, rows: tuple[Point, ...]) -> Tensor:
+    def _matrix(self, rows: Matrix) -> Tensor:
         return torch.tensor(rows, dtype=torch.float64, device=self.device)
 
     @staticmethod
@@ -80,7 +82,7 @@ class NumpyMath:
 
     @staticmethod
     @cache
-    def matrix(rows: tuple[Point, ...]) -> np.ndarray:
+    def matrix(rows: Matrix) -> np.ndarray:
         return np.array(rows)
 
     @staticmethod
@@ -97,6 +99,8 @@ class NumpyMath:
         return np.where(largest, terms, 0).sum(0) / largest.sum(0)
 
 
+#: up to so many coordinates gradients are made of complex steps
+STEPPED = 32
 TINY = 1e-170  # its square is 0 in float64, so a complex step of this size is exact
 
 
@@ -129,8 +133,18 @@ class Function:
     start_value: float | None = None  # published value at the start
     smooth: bool = True  # autograd has a gradient at its minimisers, and it is 0
     unbounded_outside: bool = False  # falls below the minimum outside the domain
-    rotation: tuple[Point, ...] | None = None
+    rotation: Matrix | None = None
     unimodal: bool = False  # known to flow to `basin` from everywhere: then nobody has to follow it there
+    disturbance: Disturbance | None = None  # of the gradients an optimizer is told; values are true ones
+
+    def __post_init__(self) -> None:
+        if not self.start:
+            raise ValueError(f"{self.name} has 0 dimensions; give a start with 1 or more")
+        meant = self.disturbance.dimension if self.disturbance else None
+        if meant not in (None, self.dimension):
+            raise ValueError(
+                f"{self.name} has {self.dimension} dimensions and its disturbance {meant}; give numbers for each"
+            )
 
     @property
     def dimension(self) -> int:
@@ -147,9 +161,10 @@ class Function:
         """Values [...] and gradients [..., dimension] at `points` [..., dimension], equal to autograd's to rounding.
 
         On the CPU by the complex step, f(x + ih) = f(x) + ih f'(x) + O(h²) (Squire & Trapp 1998): autograd spends ten
-        times as long on keeping its books as on arithmetic with so few numbers.
+        times as long on keeping its books as on arithmetic with so few numbers. With many coordinates it is the other
+        way round, as each has a step of its own.
         """
-        if not points.is_cpu:
+        if not points.is_cpu or self.dimension > STEPPED:
             leaf = points.detach().requires_grad_()
             values = self(leaf)
             (gradient,) = torch.autograd.grad(values, leaf, torch.ones_like(values))

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.problems.disturbance import SEED_BITS, Disturbance
 from bench.problems.function import Function
-from bench.sweeps import kernel, rotation
+from bench.sweeps import disturb, kernel, rotation
 from bench.sweeps.layout import COMMON, HEAD, LANES, PITCH, STRIDE
 from optimizers.algorithm import ITEMS, Algorithm
 from optimizers.executors import threads
@@ -78,6 +79,7 @@ def sweep(
     every: int = 0,
     bounds: tuple[np.ndarray | float, np.ndarray | float] | None = None,
     targets: np.ndarray | None = None,
+    seeds: np.ndarray | int = 0,
 ) -> Sweep:
     """Makes `steps` steps from each of `starts` [runs, dimension].
 
@@ -85,9 +87,10 @@ def sweep(
     every: records the value and the point before every k-th step, and after the last if its turn comes; 0: none.
     bounds: the least and the greatest value of a run; one outside has diverged. None: not looked at, a little faster.
     targets: values to come down to [runs, targets], each run's from the highest to the lowest.
+    seeds: of each run's noise, whole numbers below 2^53; only for a function whose disturbance is random.
 
-    Raises ValueError for options the optimizer refuses or does not have, for starts of another dimension, and for
-    targets that rise.
+    Raises ValueError for options the optimizer refuses or does not have, for starts of another dimension, for targets
+    that rise, and for numbers that are no seeds.
     """
     starts = np.atleast_2d(np.asarray(starts, np.float64))
     if starts.shape[1] != function.dimension or not len(starts):
@@ -100,10 +103,11 @@ def sweep(
     columns, groups = _columns(cls, options, len(starts))
     low, high = bounds if bounds is not None else (-np.inf, np.inf)
     columns |= {"lowest": _array(low, len(starts)), "highest": _array(high, len(starts))}
+    columns["seed"] = _seeds(seeds, len(starts))
     parts = []
     for present, chosen in groups.items():
         code = Code(function, cls.algorithm, present, dtype)
-        rows = [columns[name][chosen] for name in [*code.step.columns, "highest", "lowest"]]
+        rows = [columns[name][chosen] for name in [*code.step.columns, "highest", "lowest", "seed"]]
         inputs = np.stack([*rows, *starts[chosen].T])
         parts.append(_run(code, inputs, targets[chosen].T, steps, every, bounds is not None))
     if len(parts) == 1:
@@ -160,6 +164,15 @@ class _Evaluation:
 
 def _array(value: Any, runs: int) -> np.ndarray:
     return np.broadcast_to(np.asarray(value, np.float64), (runs,))
+
+
+def _seeds(value: Any, runs: int) -> np.ndarray:
+    """As float64, which has them exactly."""
+    given = np.atleast_1d(np.asarray(value, np.float64))
+    wrong = given[~((given >= 0) & (given < 1 << SEED_BITS) & (given == np.floor(given)))]
+    if len(wrong):
+        raise ValueError(f"{wrong[0]:g} is no seed of noise; give whole numbers from 0 to 2^{SEED_BITS} - 1")
+    return _array(given, runs)
 
 
 def _columns(cls: type, options: Mapping[str, Any], runs: int) -> tuple[dict[str, np.ndarray], dict[tuple, np.ndarray]]:
@@ -224,10 +237,21 @@ class Code:
             "dimension": self.dimension,
             "columns": len(self.step.columns),
         }
+        if function.disturbance is not None:
+            self._add(function.disturbance, real)
+
+    def _add(self, disturbance: Disturbance, real: str) -> None:
+        stages = kernel.disturbance(type(disturbance), real)
+        for name in ("move", "back", "disturb"):
+            if hasattr(stages, name):
+                self.words[name] = getattr(stages, name).address
+        self.numbers = disturbance.numbers()  # kept here, as their address is all that the compiled code gets
+        self.words |= {"own_rows": self.rows, "numbers": self.numbers.ctypes.data}
+        self.rows += disturb.FIRST + disturbance.rows(self.dimension)
 
 
 def _run(code: Code, inputs: np.ndarray, targets: np.ndarray, steps: int, every: int, judged: bool) -> Sweep:
-    """One compiled sweep; `inputs` are the columns of the step, the bounds and the coordinates, one row each.
+    """One compiled sweep; `inputs` are the columns of the step, the bounds, the seeds and the coordinates, as rows.
 
     `targets` are a row for each, too.
     """

@@ -1,6 +1,6 @@
-"""The three pieces of a compiled sweep: a function's gradient, an optimizer's step, and the loop that calls both.
+"""The pieces of a compiled sweep: a function's gradient, what disturbs it, an optimizer's step, and the loop.
 
-Each is compiled once and kept between processes: so many functions and so many optimizers, not their product.
+Each is compiled once and kept between processes: so many functions, disturbances and optimizers, not their product.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 
 from sympy.core.parameters import distribute
 
+from bench.problems.disturbance import Disturbance
 from bench.problems.function import Function
-from bench.sweeps import gradient, layout, powers
+from bench.sweeps import disturb, gradient, layout, powers
 from bench.sweeps.layout import COMMON, HEAD, LANES, PITCH, STRIDE, double, over_lanes, put_double
 from bench.sweeps.trace import trace
 from optimizers.algorithm import Algorithm
@@ -23,7 +24,8 @@ from optimizers.executors.sources import IMPORTS, definition
 JOB = (
     "next next_buffer blocks buffers buffer_bytes dimension columns inputs outputs distinct first_of "
     "records steps every judged runs evaluate turned matrix kept_row begin powers coefficients rule "
-    "targets hits target_count"
+    "targets hits target_count "
+    "own_rows numbers move back disturb"  # of the disturbance; the addresses of what it does not have are 0
 ).split()
 
 #: a call that is not inlined keeps the loop around it from becoming vector instructions
@@ -47,6 +49,7 @@ call_begin = caller(types.void, types.intp, types.intp)
 call_coefficients = caller(types.void, types.intp, types.float64)
 call_rule = caller(types.void, types.intp, types.intp)
 call_powers = caller(types.void, types.intp, types.intp, types.intp)
+call_disturbance = caller(types.void, types.intp, types.intp, types.intp, types.intp, types.intp)
 
 
 @njit(**OPTIONS)
@@ -112,13 +115,14 @@ def begin(b, job, here):
     for l in range(LANES):
         set_float64(b, {highest} + l, get_float64(inputs, columns * runs + here + l))
         set_float64(b, {lowest} + l, get_float64(inputs, (columns + 1) * runs + here + l))
+        set_float64(b, {seed} + l, get_float64(inputs, (columns + 2) * runs + here + l))
         set_float64(b, {best} + l, np.inf)
         set_float64(b, {bad_step} + l, -1.0)
         set_float64(b, {bad_value} + l, 0.0)
         aim(b, job, here, l, 0)
     for i in range(word(job, DIMENSION)):
         for l in range(LANES):
-            start = get_float64(inputs, (columns + 2 + i) * runs + here + l)
+            start = get_float64(inputs, (columns + 3 + i) * runs + here + l)
             set_{REAL}(b, {X} + l, {REAL}(start))
     call_begin(word(job, BEGIN), (b, word(job, DIMENSION)))
 
@@ -135,10 +139,25 @@ def copy(b, job, to, here, rows):
 
 
 @njit(**OPTIONS)
+def disturbed(b, job, t, which):
+    stage = word(job, which)
+    if stage != 0:
+        own = b + word(job, OWN_ROWS) * {ROW}
+        call_disturbance(stage, (b, own, t, word(job, DIMENSION), word(job, NUMBERS)))
+
+
+@njit(**OPTIONS)
+def observe(b, job, t):
+    disturbed(b, job, t, MOVE)
+    evaluate(b, job)
+    disturbed(b, job, t, BACK)
+
+
+@njit(**OPTIONS)
 def record(b, job, here, t):
     row_bytes = 8 * word(job, RUNS)
     at = word(job, RECORDS) + t // word(job, EVERY) * (word(job, DIMENSION) + 1) * row_bytes
-    evaluate(b, job)
+    observe(b, job, t)
     copy(b, job, at, here, 1)
 
 
@@ -155,13 +174,14 @@ def work(job):
         for t in range(steps):
             if every > 0 and t % every == 0:
                 record(b, job, here, t)
-            evaluate(b, job)
+            observe(b, job, t)
             look(b, job, here, float64(t))
+            disturbed(b, job, t, DISTURB)
             call_powers(word(job, POWERS), (b, word(word(job, DISTINCT), block), word(job, FIRST_OF) + 8 * here))
             call_coefficients(word(job, COEFFICIENTS), (b, float64(t == 0)))
             for i in range(word(job, DIMENSION)):
                 call_rule(word(job, RULE), (b, b + i * {COORDINATE}))
-        evaluate(b, job)
+        observe(b, job, steps)
         look(b, job, here, float64(steps))
         if every > 0 and steps % every == 0:
             record(b, job, here, steps)
@@ -183,6 +203,7 @@ def loop_source(real: str) -> str:
         "X": f"{HEAD * size} + i * {STRIDE * size}",
         "common": str(len(COMMON)),
         "PITCH": str(PITCH),
+        "ROW": str(8 * PITCH),
         "COORDINATE": str(8 * STRIDE * PITCH),
     }
     names["WORDS"] = "\n".join(f"{name.upper()} = {i}" for i, name in enumerate(JOB))
@@ -339,6 +360,12 @@ def step(algorithm: Algorithm, present: tuple[bool, ...], real: str) -> tuple[An
 
 @functools.cache
 def evaluation(function: Function, real: str) -> tuple[Any, int]:
-    """A function's compiled value and gradient, and how many rows a block of it takes."""
+    """A function's compiled value and gradient without rotation and disturbance, and how many rows a block takes."""
     text, rows = gradient_source(function, real)
     return load(text, "sweep_gradient"), rows
+
+
+@functools.cache
+def disturbance(kind: type[Disturbance], real: str) -> Any:
+    """What a kind of disturbance does, compiled."""
+    return load(disturb.source(kind, real, BEGINNING), "sweep_disturbance")

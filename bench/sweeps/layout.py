@@ -12,7 +12,7 @@ LANES = 128
 #: words from row to row: were they a power of two, all rows would meet in the same few sets of the cache
 PITCH = LANES + 8
 #: rows that every sweep has, float64 in every sweep
-COMMON = ("value", "best", "bad_step", "bad_value", "highest", "lowest", "target", "met")
+COMMON = ("value", "best", "bad_step", "bad_value", "highest", "lowest", "target", "met", "seed")
 #: rows before those of the coordinates
 HEAD = 56
 #: rows of a coordinate: its place, its gradient, its states

@@ -21,6 +21,9 @@ JOINT = [name for name, traits in contenders.TRAITS.items() if traits.takes is c
 SMALL = dataclasses.replace(SMOKE, function_steps=40, function_learning_rates=3, function_extra_rates=0)
 
 
+BOOTH = FUNCTIONS["booth"]
+
+
 def cell(name: str, optimizer: str, budget=SMALL, seed: int = 0) -> Cell:
     return functions_race.cells(budget, "cpu", [optimizer], [name], seed)[0]
 
@@ -37,11 +40,11 @@ def ours(optimizer: str):
 def test_joint_sweep_equals_torch_one_run_at_a_time(optimizer):
     function = FUNCTIONS["six-hump-camel"]
     steps, lrs = 60, [multiple * sweep.default_lr(optimizer) for multiple in sweep.lr_multiples(3)]
-    begins = points_of(function, 3)
+    begins = starts.starts(function, 0, 3)
     joint = descents.batched(function, ours(optimizer), begins, lrs, steps)
-    for run in range(len(lrs) * len(begins)):
-        point = torch.tensor(begins[run % len(begins)])
-        alone = contenders.build("loop", optimizer, [point], lr=lrs[run // len(begins)])
+    for run in range(len(lrs) * 3):
+        point = torch.tensor(begins.points[run % 3])
+        alone = contenders.build("loop", optimizer, [point], lr=lrs[run // 3])
         losses = []
         for _ in range(steps):
             # The race's gradient: autograd's last bit differs, and Adadelta makes 1e-5 of that within these steps.
@@ -61,7 +64,7 @@ def test_joint_sweep_equals_torch_one_run_at_a_time(optimizer):
 def test_a_compiled_sweep_gives_the_rows_of_the_batched_one(optimizer, function, monkeypatch):
     made = cell(function, optimizer, dataclasses.replace(SMALL, function_steps=25))
     compiled = functions_race.run(made).rows
-    monkeypatch.setattr(functions_race, "executor_of", lambda optimizer, device: functions_race.BATCHED)
+    monkeypatch.setattr(functions_race, "executor_of", lambda *_: functions_race.BATCHED)
     batched = functions_race.run(made).rows
     assert {row.pop("executor") for row in compiled} == {"compiled"}
     assert {row.pop("executor") for row in batched} == {"batched"}
@@ -87,7 +90,7 @@ def test_what_the_compiled_loop_judges_is_what_its_record_says(optimizer, functi
     judged = descents.compiled(function, cls, begins, lrs, 60)
     for place, lr in enumerate(lrs):
         for seed in range(5):
-            one = descents.recorded(function, cls, begins.points[seed], lr, 60)
+            one = descents.recorded(function, cls, begins.take([seed]), lr, 60)
             expected = descents.judge(one, begins.take(slice(seed, seed + 1)))
             found = judged.take(slice(place * 5 + seed, place * 5 + seed + 1))
             for name in ("final", "best", "bad_step", "hits", "evaluations"):
@@ -96,11 +99,11 @@ def test_what_the_compiled_loop_judges_is_what_its_record_says(optimizer, functi
 
 
 def test_the_executor_is_the_fastest_that_is_exact(monkeypatch):
-    found = {name: functions_race.executor_of(name, "cpu") for name in (*JOINT, "LBFGS")}
+    found = {name: functions_race.executor_of(name, "cpu", BOOTH) for name in (*JOINT, "LBFGS")}
     assert found.pop("LBFGS") == "one at a time" and found.pop("Adafactor") == "batched"
     assert set(found.values()) == {"compiled"} and len(found) >= 11
     monkeypatch.setattr(functions_race.kernels, "executor", lambda device: "numba is not installed")
-    assert functions_race.executor_of("Adam", "cpu") == "batched"
+    assert functions_race.executor_of("Adam", "cpu", BOOTH) == "batched"
 
 
 lbfgs = ours("LBFGS")
@@ -174,7 +177,7 @@ def test_who_cannot_race_is_skipped_with_a_sentence(optimizer):
 
 def test_runs_that_diverge_disturb_nobody():
     function = FUNCTIONS["wood"]
-    begins = points_of(function, 1)
+    begins = starts.starts(function, 0, 1)
     alone = descents.batched(function, ours("SGD"), begins, [1e-5], 50)
     among = descents.batched(function, ours("SGD"), begins, [1.0, 1e-5, 10.0], 50)
     assert not np.isfinite(among.losses[-1, [0, 2]]).any()
@@ -202,7 +205,7 @@ def test_a_row_counts_what_its_runs_did():
     (row,) = functions_race.run(cell("booth", "Rprop", dataclasses.replace(SMALL, function_learning_rates=1))).rows
     begins = starts.starts(function, 0, 3)
     one_by_one = [
-        descents.recorded(function, functions_race.optimizers.Rprop, begins.points[seed], 0.01, steps).losses[:, 0]
+        descents.recorded(function, functions_race.optimizers.Rprop, begins.take([seed]), 0.01, steps).losses[:, 0]
         for seed in range(3)
     ]
     best = sorted(losses.min() for losses in one_by_one)
@@ -224,7 +227,7 @@ def test_the_loss_falls_and_the_curve_shows_it():
     assert FUNCTIONS["booth"](end).item() == pytest.approx(losses[-1], rel=1e-3)
     ends = [
         descents.recorded(
-            FUNCTIONS["booth"], functions_race.optimizers.Rprop, points_of(FUNCTIONS["booth"], 1)[0], row["lr"], 40
+            FUNCTIONS["booth"], functions_race.optimizers.Rprop, starts.starts(FUNCTIONS["booth"], 0, 1), row["lr"], 40
         ).losses[-1, 0]
         for row in rows
     ]
@@ -286,13 +289,13 @@ def test_the_first_bad_step(losses, step, words):
 def judged_from(loss: float) -> starts.Starts:
     """A start on a function with minimum 0 whose loss is `loss`."""
     one = np.array([loss])
-    targets = hits.thresholds(one, np.zeros(1))
-    return starts.Starts(np.zeros((1, 2)), one, np.zeros(1), targets, np.array([-1e-9]), 1e3 * np.fmax(one, 1.0))
+    targets, noise = hits.thresholds(one, np.zeros(1)), np.zeros(1, int)
+    return starts.Starts(np.zeros((1, 2)), one, np.zeros(1), targets, np.array([-1e-9]), 1e3 * np.fmax(one, 1.0), noise)
 
 
 def test_a_run_that_leaves_mccormicks_domain_has_diverged_not_won():
     begins = starts.of_points(FUNCTIONS["mccormick"], np.array([[-9.0, -9.0]]))
-    found = descents.batched(FUNCTIONS["mccormick"], ours("SGD"), begins.points, [1.0], 10)
+    found = descents.batched(FUNCTIONS["mccormick"], ours("SGD"), begins, [1.0], 10)
     assert not descents.judge(found, begins).ok.any()
 
 
@@ -450,7 +453,7 @@ class CompilesFirst(torch.optim.SGD):
 def test_compilation_is_off_the_clock_and_moves_nothing():
     CompilesFirst.compiled = False
     function = FUNCTIONS["booth"]
-    begins = points_of(function, 1)
+    begins = starts.starts(function, 0, 1)
     found = descents.batched(function, CompilesFirst, begins, [1e-3, 1e-2], 5)
     assert CompilesFirst.compiled and found.seconds < 0.2
     assert found.points[0].tolist() == [list(function.start)] * 2
@@ -462,7 +465,7 @@ def test_evaluations_are_the_gradients_that_were_evaluated(monkeypatch):
     function_class, count = type(FUNCTIONS["booth"]), []
     real = function_class.value_and_gradient
     monkeypatch.setattr(function_class, "value_and_gradient", lambda *args: count.append(1) or real(*args))
-    monkeypatch.setattr(functions_race, "executor_of", lambda optimizer, device: functions_race.BATCHED)
+    monkeypatch.setattr(functions_race, "executor_of", lambda *_: functions_race.BATCHED)
     monkeypatch.setattr(functions_race, "evaluator", lambda function, device: None)
     for function, status in (("ellipsoid", "diverged"), ("booth", "ok")):
         starts.starts(FUNCTIONS[function], 0, 3)  # whose basins take gradients too

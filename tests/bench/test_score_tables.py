@@ -335,9 +335,7 @@ def test_who_scores_for_nothing_is_said():
 def test_the_race_notes_when_each_target_was_met():
     function = functions_race.FUNCTIONS["booth"]
     begins = starts.of_points(function, np.array([function.start]))
-    found = descents.batched(
-        function, lambda groups: contenders.build("ours", "SGD", groups), begins.points, [0.01, 10.0], 30
-    )
+    found = descents.batched(function, lambda groups: contenders.build("ours", "SGD", groups), begins, [0.01, 10.0], 30)
     runs = descents.judge(found, begins)
     losses = found.losses[:, 0]
     times = runs.hits[0][np.isfinite(runs.hits[0])].astype(int)

@@ -164,14 +164,13 @@ def test_wrong_input_is_refused_as_on_the_cpu(starts, options, words):
 
 
 def test_a_cell_on_cuda_is_compiled_where_the_kernel_takes_it(monkeypatch):
-    assert functions_race.executor_of("Adam", "cuda") == "compiled"
-    assert functions_race.executor_of("Adafactor", "cuda") == "batched"
-    assert functions_race.executor_of("Adam", "cuda", FUNCTIONS["rosenbrock"]) == "compiled"
+    assert functions_race.executor_of("Adam", "cuda", FUNCTIONS["booth"]) == "compiled"
+    assert functions_race.executor_of("Adafactor", "cuda", FUNCTIONS["booth"]) == "batched"
     assert functions_race.executor_of("Adam", "cuda", named("booth-rotated")) == "batched"
     real = kernels.executor
     monkeypatch.setattr(kernels, "executor", lambda one: "triton is missing" if one == "cuda" else real(one))
-    assert functions_race.executor_of("Adam", "cuda") == "batched"
-    assert functions_race.executor_of("Adam", "cpu") == "compiled"
+    assert functions_race.executor_of("Adam", "cuda", FUNCTIONS["booth"]) == "batched"
+    assert functions_race.executor_of("Adam", "cpu", FUNCTIONS["booth"]) == "compiled"
 
 
 def test_a_map_on_cuda_is_made_by_its_sweep(monkeypatch):

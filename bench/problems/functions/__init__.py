@@ -5,6 +5,8 @@ A name is that of an entry, then what is asked of it: ``-10d`` for the number of
 ``-rotated`` or ``-rotated-3`` for other axes, about the origin. The last number is a seed, 0 if it is left out:
 ``ackley-10d-shifted-1-rotated`` is the same function on every machine. The start and the minimisers move along.
 
+The quadratics of `bench.problems.quadratics` are had by their own names, which say all that they are.
+
 Starts marked M in `source` are the standard ones of Moré, Garbow & Hillstrom (1981). Minima and minimisers were
 recomputed in float64 or better: several that are widely printed are wrong (McCormick, Styblinski-Tang, Shekel).
 Functions whose published minimiser is the origin are shifted as a whole, domain, start and minimisers with them: weight
@@ -23,6 +25,7 @@ from bench.errors import BenchError, Exit, unknown
 from bench.problems.function import Function, haar, rotated, shifted
 from bench.problems.functions import bowls, least_squares, nonsmooth, oscillating, polynomial, valleys, wells
 from bench.problems.functions.scalable import Scalable
+from bench.problems.quadratics import QUADRATICS, RACED
 
 VARIANTS = ("-shifted", "-shifted-3", "-rotated", "-rotated-3", "-shifted-3-rotated-3")
 SHIFT = 0.1  # of the domain's width, at most
@@ -33,7 +36,7 @@ ENTRIES: dict[str, Function | Scalable] = {
     for entry in family.ENTRIES
 }
 #: what the race takes beside each entry with its usual number of coordinates
-MORE = ("rosenbrock-10d", "ellipsoid-rotated")
+MORE = ("rosenbrock-10d", "ellipsoid-rotated", *RACED)
 
 _NAME = re.compile(
     r"(?P<entry>.+?)(-(?P<n>\d+)d)?(?P<shifted>-shifted(-(?P<shift>\d+))?)?(?P<rotated>-rotated(-(?P<turn>\d+))?)?"
@@ -42,6 +45,8 @@ _NAME = re.compile(
 
 def known(name: str) -> bool:
     """Whether the name begins as that of a function."""
+    if name.lower() in QUADRATICS:
+        return True
     found = _NAME.fullmatch(name.lower())
     return found is not None and found["entry"] in ENTRIES
 
@@ -52,12 +57,14 @@ def named(name: str) -> Function:
     Raises `BenchError` (exit 2) for a name that is none, and for dimensions that the function does not have.
     """
     if not known(name):
-        raise unknown("function", name, FUNCTIONS)
+        raise unknown("function", name, NAMES)
     return _named(name.lower())
 
 
 @functools.cache
 def _named(name: str) -> Function:
+    if name in QUADRATICS:
+        return QUADRATICS[name]
     found = _NAME.fullmatch(name)
     assert found
     function = _in_dimension(found["entry"], found["n"] and int(found["n"]))
@@ -98,4 +105,7 @@ def scalable() -> list[str]:
     return [name for name, entry in ENTRIES.items() if isinstance(entry, Scalable)]
 
 
+#: without numbers of dimensions and variants
+NAMES = tuple(dict.fromkeys((*ENTRIES, *MORE, *QUADRATICS)))
+#: of the race
 FUNCTIONS: dict[str, Function] = {name: named(name) for name in (*ENTRIES, *MORE)}
