@@ -24,7 +24,7 @@ def rates(rows: Iterable[Row]) -> Iterator[Row]:
     for row in rows:
         if row.get("seed") is None:
             yield {**row, "function": row.get("network")}
-        elif math.isfinite(row["reference"]):
+        elif math.isfinite(row.get("reference") or math.nan):
             budget = max(budget, int(row["evaluations"]))
             if isinstance(row.get("hits"), str):  # the last row of a run has them
                 key = row["network"], row["device"], row["optimizer"], row["lr_multiple"]
