@@ -340,6 +340,20 @@ def test_values_are_true_and_seeds_are_all_that_matters(kind):
     assert torch.equal(first[1], other[1]) == (kind not in RANDOM)
 
 
+def test_another_way_to_evaluate_is_asked_where_the_landscape_is():
+    one = disturbed("drifting")
+    asked = []
+
+    def evaluate(points):
+        asked.append(points.clone())
+        return one.value_and_gradient(points)
+
+    oracle, other, points = Oracle(one, [0], evaluate), Oracle(one, [0]), torch.tensor(starts_of(one, 1))
+    for step in range(3):
+        assert torch.equal(oracle.ask(points)[1], other.ask(points)[1])
+        assert torch.equal(asked[step], points - step * tensor(one.disturbance.velocity))
+
+
 def test_without_a_disturbance_the_gradient_is_the_true_one():
     points = torch.tensor(starts_of(TEN, 3))
     values, gradients = Oracle(TEN, [0, 1, 2]).ask(points)
