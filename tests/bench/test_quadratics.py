@@ -27,6 +27,7 @@ from bench.problems.disturbance import (
 from bench.problems.function import Function, shifted
 from bench.problems.functions import FUNCTIONS
 from bench.problems.quadratics import MINIMISER, QUADRATICS, haar, ladder, quadratic, quadratic_deep
+from bench.score import hits
 from bench.sweeps import engine
 from optimizers.executors import threads
 
@@ -115,6 +116,19 @@ def test_the_origin_earns_nothing(function):
         function(tensor(function.start)),
     )
     assert (origin - function.minimum) / (start - function.minimum) > 1
+
+
+@ALL
+@pytest.mark.parametrize("where", ["start", "origin"])
+def test_who_rests_earns_nothing_even_where_the_optimum_moves(function, where):
+    """Over the 5000 steps of the full budget; the first target lies at 0.56 of the start's gap."""
+    resting = torch.zeros(1, function.dimension, dtype=torch.float64) if where == "origin" else tensor([function.start])
+    oracle = Oracle(function, [0])
+    losses = []
+    for oracle.step in range(0, 5001, 10):
+        losses.append(oracle.values(resting).item() - function.minimum)
+    initial = function(tensor(function.start)).item() - function.minimum
+    assert min(losses) >= initial * (1 - 1e-12) if where == "start" else min(losses) > initial * hits.TARGETS[0]
 
 
 def curvatures(function: Function) -> np.ndarray:
