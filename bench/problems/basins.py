@@ -19,6 +19,8 @@ STEPS = 600
 TOLERANCE = 3e-5  # of the domain's width: the error of a step
 FARTHEST = 0.02  # of the domain's width, at most, in a step
 SETTLED = 1e-9  # of the domain's width: a step this small, as long as Newton's, is the last
+FLAT = 1e-4  # of the largest curvature: a minimum may be a ring, along which there is none
+RESTING = 1e-12  # of the largest curvature × the domain's width: a slope this small leads nowhere along a ring
 DIFFERENCE = 1e-6  # of the domain's width, for the Hessian; Newton's method forgives it
 GROWTH, SHRINK = 5.0, 0.2
 LONGEST = 1e30
@@ -69,14 +71,20 @@ def ends(function: Function, starts: Array) -> tuple[Array, NDArray[np.bool_]]:
 
 
 def step(function: Function, here: Array, slope: Array, bend: Array, times: Array) -> tuple[Array, Array, Array]:
-    """Extrapolated step, the difference that says its error, and whether it is as good as Newton's to a minimum."""
+    """Extrapolated step, the difference that says its error, and whether it is as good as Newton's to a minimum.
+
+    Or to a ring of them.
+    """
     identity = np.eye(here.shape[1])
     whole = here + solve(identity / times[:, None, None] + bend, -slope)
     system = 2 * identity / times[:, None, None] + bend
     half = here + solve(system, -slope)
     halves = half + solve(system, -gradients(function, half))
-    least = np.linalg.eigvalsh(np.nan_to_num(bend, posinf=0.0, neginf=0.0))[:, 0]
-    return 2 * halves - whole, halves - whole, least * times > 10
+    curvatures = np.linalg.eigvalsh(np.nan_to_num(bend, posinf=0.0, neginf=0.0))
+    least, largest = curvatures[:, 0], curvatures[:, -1]
+    width = max(high - low for low, high in function.domain)
+    ring = (np.abs(least) <= FLAT * largest) & (np.abs(slope).max(axis=1) <= RESTING * largest * width)
+    return 2 * halves - whole, halves - whole, (least * times > 10) | ring & (largest * times > 10)
 
 
 def solve(matrices: Array, vectors: Array) -> Array:

@@ -60,6 +60,12 @@ def haar(random: np.random.RandomState, dimension: int) -> np.ndarray:
     return -found
 
 
+#: of all rotated functions here but `quadratic_deep`
+TURN = haar(np.random.RandomState(ROTATION_SEED), len(MINIMISER))
+#: straight away from the start, so that who stands still only loses
+FLEEING = tuple((-0.001 * TURN.sum(0)).tolist())
+
+
 def quadratic(
     name: str,
     title: str,
@@ -111,13 +117,12 @@ def as_tuples(rows: np.ndarray) -> Matrix:
 
 def ladder(exponent: int, rotated: bool) -> Function:
     """Curvatures evenly spaced on a logarithmic scale from 1 to 10^exponent, along the axes or turned."""
-    turn = haar(np.random.RandomState(ROTATION_SEED), len(MINIMISER)) if rotated else None
     return quadratic(
         f"quadratic-1e{exponent}{'-rotated' if rotated else ''}",
         f"Quadratic, 10-D, condition 1e{exponent}{', rotated' if rotated else ''}",
         np.logspace(0, exponent, len(MINIMISER)).tolist(),
         "ours; curvatures as in BBOB f2 and f10 without their oscillation, Hansen et al. 2009",
-        rotation=turn,
+        rotation=TURN if rotated else None,
     )
 
 
@@ -179,7 +184,7 @@ def disturbed(name: str, title: str, disturbance: Disturbance) -> Function:
         f"Quadratic, 10-D, condition 100, {title}",
         np.logspace(0, 2, len(MINIMISER)).tolist(),
         "ours, after the pathologies of LightBench",
-        rotation=haar(np.random.RandomState(ROTATION_SEED), len(MINIMISER)),
+        rotation=TURN,
         disturbance=disturbance,
     )
 
@@ -194,7 +199,7 @@ QUADRATICS = {
         disturbed("heavy-tailed", "heavy-tailed noise", HeavyNoise((1.0,) * 10)),
         disturbed("sparse", "sparse gradients", Sparse(0.1)),
         disturbed("delayed", "delayed gradients", Delayed(4)),
-        disturbed("drifting", "drifting", Drifting((0.001, -0.001) * 5)),
+        disturbed("drifting", "drifting", Drifting(FLEEING)),
         disturbed("quantised", "quantised gradients", Quantised(1.0)),
     )
 }

@@ -118,6 +118,19 @@ def test_the_origin_earns_nothing(function):
     assert (origin - function.minimum) / (start - function.minimum) > 1
 
 
+@ALL
+@pytest.mark.parametrize("where", ["start", "origin"])
+def test_who_rests_earns_nothing_even_where_the_optimum_moves(function, where):
+    """Over the 5000 steps of the full budget; the first target lies at 0.56 of the start's gap."""
+    resting = torch.zeros(1, function.dimension, dtype=torch.float64) if where == "origin" else tensor([function.start])
+    oracle = Oracle(function, [0])
+    losses = []
+    for oracle.step in range(0, 5001, 10):
+        losses.append(oracle.values(resting).item() - function.minimum)
+    initial = function(tensor(function.start)).item() - function.minimum
+    assert min(losses) >= initial * (1 - 1e-12) if where == "start" else min(losses) > initial * hits.TARGETS[0]
+
+
 def curvatures(function: Function) -> np.ndarray:
     """Eigenvalues of the Hessian, ascending; of a quadratic it is the gradient's difference of unit vectors."""
     points = torch.eye(function.dimension, dtype=torch.float64) + tensor(function.minimisers[0])
@@ -339,6 +352,20 @@ def test_values_are_true_and_seeds_are_all_that_matters(kind):
     assert torch.equal(first[0], one(points)) or torch.allclose(first[0], one(points), rtol=1e-14)
     assert torch.equal(first[1], again[1])
     assert torch.equal(first[1], other[1]) == (kind not in RANDOM)
+
+
+def test_another_way_to_evaluate_is_asked_where_the_landscape_is():
+    one = disturbed("drifting")
+    asked = []
+
+    def evaluate(points):
+        asked.append(points.clone())
+        return one.value_and_gradient(points)
+
+    oracle, other, points = Oracle(one, [0], evaluate), Oracle(one, [0]), torch.tensor(starts_of(one, 1))
+    for step in range(3):
+        assert torch.equal(oracle.ask(points)[1], other.ask(points)[1])
+        assert torch.equal(asked[step], points - step * tensor(one.disturbance.velocity))
 
 
 def test_without_a_disturbance_the_gradient_is_the_true_one():
