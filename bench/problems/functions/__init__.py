@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from bench.errors import BenchError, Exit, unknown
 from bench.problems.function import Function, haar, rotated, shifted
-from bench.problems.functions import bowls, least_squares, nonsmooth, oscillating, polynomial, valleys, wells
+from bench.problems.functions import bowls, least_squares, nonsmooth, oscillating, polynomial, valleys, waves, wells
 from bench.problems.functions.scalable import Scalable
 
 VARIANTS = ("-shifted", "-shifted-3", "-rotated", "-rotated-3", "-shifted-3-rotated-3")
@@ -29,7 +29,7 @@ SHIFT = 0.1  # of the domain's width, at most
 
 ENTRIES: dict[str, Function | Scalable] = {
     (entry.make(entry.usual) if isinstance(entry, Scalable) else entry).name: entry
-    for family in (valleys, polynomial, bowls, oscillating, wells, least_squares, nonsmooth)
+    for family in (valleys, polynomial, bowls, oscillating, waves, wells, least_squares, nonsmooth)
     for entry in family.ENTRIES
 }
 #: what the race takes beside each entry with its usual number of coordinates
