@@ -108,6 +108,8 @@ def evaluate(function: Function, points: np.ndarray, dtype: str = "float64") -> 
     compiled, rows = kernel.evaluation(function, dtype)
     address, turn = compiled.evaluate.address, rotation.words(function, rows, dtype)
     buffer = np.zeros((rows + function.dimension, PITCH))
+    parts = kernel.parts(compiled)
+    buffer[COMMON.index("parts"), : len(parts)] = parts
     call = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(address)
     arguments = [buffer.ctypes.data]
     if turn["turned"]:
@@ -178,6 +180,7 @@ class Code:
         compiled, self.step = kernel.step(algorithm, present, real)
         gradient, rows = kernel.evaluation(function, real)
         self.rows = rows + function.dimension * (function.rotation is not None)
+        self.parts = kernel.parts(gradient)
         self.dimension = function.dimension
         self.body = kernel.loop(real).body.address
         self.words = {
@@ -208,6 +211,7 @@ def _run(code: Code, inputs: np.ndarray, steps: int, every: int, judged: bool) -
     records = np.empty((steps // every + 1 if every else 0, 1 + code.dimension, blocks * LANES))
     count = max(1, min(threads.count(), blocks))
     buffers = np.zeros((count, code.rows * PITCH + 8))  # eight more: no cache line belongs to two
+    buffers[:, COMMON.index("parts") * PITCH :][:, : len(code.parts)] = code.parts
     words = np.zeros(len(kernel.JOB), np.int64)
     for name, value in {
         **code.words,
