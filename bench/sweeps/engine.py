@@ -142,6 +142,8 @@ class _Evaluation:
         compiled, rows = kernel.evaluation(function, dtype)
         address, turn = compiled.evaluate.address, rotation.words(function, rows, dtype)
         self.buffer = np.zeros((rows + function.dimension, PITCH))
+        parts = kernel.parts(compiled)
+        self.buffer[COMMON.index("parts"), : len(parts)] = parts
         self.arguments = [self.buffer.ctypes.data]
         self.call = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(address)
         if turn["turned"]:
@@ -225,6 +227,7 @@ class Code:
         compiled, self.step = kernel.step(algorithm, present, real)
         gradient, rows = kernel.evaluation(function, real)
         self.rows = rows + function.dimension * (function.rotation is not None)
+        self.parts = kernel.parts(gradient)
         self.dimension = function.dimension
         self.body = kernel.loop(real).body.address
         self.words = {
@@ -269,6 +272,7 @@ def _run(code: Code, inputs: np.ndarray, targets: np.ndarray, steps: int, every:
     records = np.empty((steps // every + 1 if every else 0, 1 + code.dimension, blocks * LANES))
     count = max(1, min(threads.count(), blocks))
     buffers = np.zeros((count, code.rows * PITCH + 8))  # eight more: no cache line belongs to two
+    buffers[:, COMMON.index("parts") * PITCH :][:, : len(code.parts)] = code.parts
     words = np.zeros(len(kernel.JOB), np.int64)
     for name, value in {
         **code.words,

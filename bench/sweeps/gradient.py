@@ -113,6 +113,7 @@ class Loops:
         self.trace, self.real = trace, real
         self.row: dict[str, tuple[int, int]] = {"x": (HEAD, STRIDE), "g": (HEAD + 1, STRIDE)}
         self.end = first
+        self.parts: list[str] = []
         for one in trace.repeated:
             if any(other.symbol in one.term.free_symbols for other in trace.repeated):
                 raise TypeError(f"with more than {WRITTEN_OUT} terms no sum may stand in the terms of another sum")
@@ -137,18 +138,29 @@ class Loops:
         return layout.put_double(layout.common("value"), f"float64({value})")
 
     def source(self) -> list[str]:
-        """The statements that write the row ``value`` and the gradient."""
+        """The statements that write the row ``value`` and the gradient; `parts` has what they call."""
         repeated, real = self.trace.repeated, self.real
         lines = over_lanes([self.put(one.name, f"{real}({BEGIN[one.kind]})") for one in repeated])
         for alike in self._by_length():
-            lines += [f"for i in range({alike[0].length}):", *indented(over_lanes(self._forward(alike)))]
+            lines += self._loop(f"{alike[0].length}", self._forward(alike))
         zero = over_lanes([self.put("g", f"{real}(0)", "i")])
         lines += [f"for i in range({self.trace.dimension}):", *indented(zero)]
         lines += over_lanes(self._outer())
         for alike in self._by_length():
-            backwards = f"for i in range({alike[0].length - 1}, -1, -1):"
-            lines += [backwards, *indented(over_lanes(self._backward(alike)))]
+            lines += self._loop(f"{alike[0].length - 1}, -1, -1", self._backward(alike))
         return lines
+
+    def _loop(self, rounds: str, body: list[str]) -> list[str]:
+        """A loop over i that calls its body by address.
+
+        Were the body within, the compiler would write out all rounds, for a second, and of more rounds than it writes
+        out make no vector instructions, as it asks only ahead of a loop whether rows overlap.
+        """
+        k = len(self.parts)
+        self.parts.append(
+            layout.function(f"part_{k}", "b, i", over_lanes(body), "cfunc('void(intp, intp)', cache=True, **OPTIONS)")
+        )
+        return [f"part = {layout.part(k)}", f"for i in range({rounds}):", "    call_part(part, (b, i))"]
 
     def _by_length(self) -> list[list[Repeated]]:
         """What is repeated equally often shares a loop."""

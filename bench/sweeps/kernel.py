@@ -6,9 +6,11 @@ Each is compiled once and kept between processes: so many functions, disturbance
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sympy.core.parameters import distribute
 
 from bench.problems.disturbance import Disturbance
@@ -335,6 +337,7 @@ def _gradient_source(function: Function, real: str) -> tuple[str, int]:
     else:
         loops = gradient.Loops(traced, real, rows)
         lines, rows = loops.source(), loops.end
+        parts += ["call_part = caller(types.void, types.intp, types.intp)", *loops.parts]
     parts.append(layout.function("evaluate", "b", lines, "cfunc('void(intp)', cache=True, **OPTIONS)"))
     return "\n".join(parts), rows
 
@@ -356,6 +359,12 @@ def step(algorithm: Algorithm, present: tuple[bool, ...], real: str) -> tuple[An
     """An optimizer's compiled step."""
     made = Step(algorithm, present, real)
     return load(made.source(), "sweep_step"), made
+
+
+def parts(compiled: Any) -> np.ndarray:
+    """The addresses that ``evaluate`` finds in the row of parts; as float64, of which a buffer is made."""
+    names = itertools.takewhile(lambda name: hasattr(compiled, name), (f"part_{k}" for k in itertools.count()))
+    return np.array([getattr(compiled, name).address for name in names], np.int64).view(np.float64)
 
 
 @functools.cache

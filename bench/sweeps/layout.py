@@ -11,8 +11,8 @@ from __future__ import annotations
 LANES = 128
 #: words from row to row: were they a power of two, all rows would meet in the same few sets of the cache
 PITCH = LANES + 8
-#: rows that every sweep has, float64 in every sweep
-COMMON = ("value", "best", "bad_step", "bad_value", "highest", "lowest", "target", "met", "seed")
+#: rows that every sweep has, float64 in every sweep; but the last has the addresses of a function's parts
+COMMON = ("value", "best", "bad_step", "bad_value", "highest", "lowest", "target", "met", "seed", "parts")
 #: rows before those of the coordinates
 HEAD = 56
 #: rows of a coordinate: its place, its gradient, its states
@@ -51,6 +51,11 @@ def common(name: str) -> int:
 def x(real: str, index: str) -> str:
     """Coordinate `index`."""
     return get(real, HEAD, index, STRIDE)
+
+
+def part(k: int) -> str:
+    """The address of part k."""
+    return f"word(b, {common('parts') * PITCH + k})"
 
 
 def over_lanes(lines: list[str]) -> list[str]:

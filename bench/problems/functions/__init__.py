@@ -23,7 +23,7 @@ from dataclasses import replace
 
 from bench.errors import BenchError, Exit, unknown
 from bench.problems.function import Function, haar, rotated, shifted
-from bench.problems.functions import bowls, least_squares, nonsmooth, oscillating, polynomial, valleys, wells
+from bench.problems.functions import bowls, least_squares, nonsmooth, oscillating, polynomial, valleys, waves, wells
 from bench.problems.functions.scalable import Scalable
 from bench.problems.quadratics import QUADRATICS, RACED
 
@@ -32,7 +32,7 @@ SHIFT = 0.1  # of the domain's width, at most
 
 ENTRIES: dict[str, Function | Scalable] = {
     (entry.make(entry.usual) if isinstance(entry, Scalable) else entry).name: entry
-    for family in (valleys, polynomial, bowls, oscillating, wells, least_squares, nonsmooth)
+    for family in (valleys, polynomial, bowls, oscillating, waves, wells, least_squares, nonsmooth)
     for entry in family.ENTRIES
 }
 #: what the race takes beside each entry with its usual number of coordinates
