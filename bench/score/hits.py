@@ -49,7 +49,7 @@ def encode(times: Iterable[float]) -> str:
 
 
 def decode(texts: Sequence[str], targets: int = len(TARGETS)) -> Array:
-    """The inverse of `encode` for many runs: the gradients to each target [runs, targets], inf for those that were not met."""
+    """The inverse of `encode` for many runs: gradients to each target [runs, targets], inf for those never met."""
     times = np.full((len(texts), targets), np.inf)
     counts = np.array([text.count(" ") + 1 if text else 0 for text in texts], dtype=int)
     times[np.arange(targets) < counts[:, None]] = np.array(" ".join(texts).split(), dtype=np.float64)
