@@ -11,7 +11,7 @@ import pytest
 from bench import page, verdict
 from bench.charts import CHARTS
 from bench.tables import COLUMNS
-from tests.bench.example_tables import EVIL, empty_tables, example_tables, loss_parity, loss_time
+from tests.bench.example_tables import EVIL, empty_tables, example_tables, functions, loss_parity, loss_time
 
 DRAWN = [
     page.Drawn("ratio", "How many times faster", "Right is faster, with its 95 % interval.", "", ["mlp"]),
@@ -131,6 +131,13 @@ def test_functions_are_summed_up_to_the_best_learning_rate():
     assert len(found) == 3 * 2
     best = found.set_index(["function", "optimizer"]).loc[("rosenbrock", "SGD")]
     assert best["× default"] == 1 and best["diverged"] == 2 and best["runs"] == 6
+
+
+def test_the_best_learning_rate_has_the_lowest_median_and_is_nearest_the_default_of_equals():
+    rates = pd.DataFrame(functions(("Adam",))).query("function == 'rosenbrock'").set_index("lr_multiple")
+    for gaps, expected in (((3.0, 2.0, 1.0), 10), ((1.0, 2.0, math.inf), 0.1), ((2.0, 2.0, 2.0), 1)):
+        table = rates.assign(gap_median=gaps).reset_index()
+        assert page.functions({"functions": table})["× default"].tolist() == [expected]
 
 
 def sentences(**tables):
