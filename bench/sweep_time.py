@@ -28,9 +28,11 @@ KIND = "sweep_time"
 #: a GPU is not busy with less
 RUNS = {"cpu": 4096, "cuda": 1 << 20}
 STEPS = 200
-#: How far apart, in units of 1 + the size of a coordinate, two may end that make the same steps in another order of
-#: additions. Adam makes steps of full length along gradients that are nothing but rounding, so it can be much.
-APART = {"float64": 1e-5, "float32": 0.05}
+#: How far apart, in units of 1 + the size of a coordinate, nine in ten runs may end that make the same steps in another
+#: order of additions. The tenth is left out because Adam makes steps of full length along gradients that are nothing
+#: but rounding, as at Ackley's pointed minimum; in float32 more gradients are that.
+APART = {"float64": 1e-6, "float32": 1e-2}
+COMPARED = 0.9
 SETTING_UP = {"ours": 1.0, "batched": 1.0, "alone": 0.5, "optax": 2.0}  # seconds: compiling, first calls
 #: which numbers of a time are kept, in nanoseconds: a run's step is short
 QUARTILES = ("median", "q1", "q3", "min")
@@ -116,8 +118,8 @@ def run(cell: Cell) -> Outcome:
 
 
 def apart(points: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference, in units of 1 + the size of a coordinate."""
-    return float((np.abs(points - expected) / (1 + np.abs(expected))).max())
+    """What nine in ten runs differ by at most, in units of 1 + the size of a coordinate; nan if any run is nan."""
+    return float(np.quantile((np.abs(points - expected) / (1 + np.abs(expected))).max(1), COMPARED))
 
 
 def _measure(cell: Cell, entrants: dict[str, Entrant], rates: np.ndarray) -> Timing:

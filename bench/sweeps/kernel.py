@@ -31,13 +31,13 @@ JOB = (
 ).split()
 
 #: a call that is not inlined keeps the loop around it from becoming vector instructions
-INLINE = "njit(**OPTIONS, forceinline=True)"
+INLINE = "njit(**INNER, forceinline=True)"
 
 BEGINNING = f"""{IMPORTS}
 from math import atan2
 import numpy as np
 from numba import types
-from optimizers.executors.numba_dialect import stored_float32
+from optimizers.executors.numba_dialect import INNER, stored_float32
 from optimizers.executors.numba_math import cos, exp, log, sin
 
 LANES = {LANES}
@@ -239,7 +239,7 @@ class Step:
         """
         parts = [BEGINNING]
         for text in (self.split.powers, self.split.coefficients):
-            parts += ["@njit(error_model='numpy', forceinline=True)", text]
+            parts += ["@njit(**{**INNER, 'fastmath': False}, forceinline=True)", text]
         parts += [f"@{INLINE}", definition(self.algorithm.rule, "rule")]
         compiled = "cfunc('void({})', cache=True, **OPTIONS)".format
         parts += [

@@ -31,13 +31,13 @@ import numpy as np
 from numba import float64, int32, int64, njit, types, uint32, uint64
 from numba.extending import overload
 
-from .numba_dialect import OPTIONS as DIALECT
+from .numba_dialect import INNER
 from .raw import bits_of_float32, bits_of_float64, float32_of_bits, float64_of_bits
 
 __all__ = ["cos", "exp", "exp_negative", "expm1", "log", "log1p", "log1p_unit", "sin", "tanh"]
 
 #: a call that is not inlined keeps the loop around it from becoming vector instructions
-OPTIONS = {**DIALECT, "forceinline": True}
+OPTIONS = {**INNER, "forceinline": True}
 
 
 def exp(x):

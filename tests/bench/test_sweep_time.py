@@ -126,6 +126,16 @@ def test_who_ends_elsewhere_is_wrong_and_not_timed(monkeypatch):
     assert by_name(sweep_time.run(cell_of()))["batched"]["status"] == "wrong"
 
 
+def test_one_run_in_ten_may_end_elsewhere():
+    ends = np.ones((100, 2))
+    some, many = ends.copy(), ends.copy()
+    some[:8, 1] += 1.0
+    many[:12, 1] += 1.0
+    assert sweep_time.apart(some, ends) == 0.0 and sweep_time.apart(many, ends) == pytest.approx(0.5)
+    some[50] = np.nan
+    assert np.isnan(sweep_time.apart(some, ends))
+
+
 def test_a_contender_that_raises_is_a_row_and_the_others_are_timed(monkeypatch):
     def raises(*given):
         raise RuntimeError("no\nway")
