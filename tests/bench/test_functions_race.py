@@ -90,7 +90,7 @@ def test_what_the_compiled_loop_judges_is_what_its_record_says(optimizer, functi
     judged = descents.compiled(function, cls, begins, lrs, 60)
     for place, lr in enumerate(lrs):
         for seed in range(5):
-            one = descents.recorded(function, cls, begins.take([seed]), lr, 60)
+            one = descents.recorded(function, cls, begins.take([seed]), [lr], 60)
             expected = descents.judge(one, begins.take(slice(seed, seed + 1)))
             found = judged.take(slice(place * 5 + seed, place * 5 + seed + 1))
             for name in ("final", "best", "bad_step", "hits", "evaluations"):
@@ -205,7 +205,7 @@ def test_a_row_counts_what_its_runs_did():
     (row,) = functions_race.run(cell("booth", "Rprop", dataclasses.replace(SMALL, function_learning_rates=1))).rows
     begins = starts.starts(function, 0, 3)
     one_by_one = [
-        descents.recorded(function, functions_race.optimizers.Rprop, begins.take([seed]), 0.01, steps).losses[:, 0]
+        descents.recorded(function, functions_race.optimizers.Rprop, begins.take([seed]), [0.01], steps).losses[:, 0]
         for seed in range(3)
     ]
     best = sorted(losses.min() for losses in one_by_one)
@@ -227,7 +227,11 @@ def test_the_loss_falls_and_the_curve_shows_it():
     assert FUNCTIONS["booth"](end).item() == pytest.approx(losses[-1], rel=1e-3)
     ends = [
         descents.recorded(
-            FUNCTIONS["booth"], functions_race.optimizers.Rprop, starts.starts(FUNCTIONS["booth"], 0, 1), row["lr"], 40
+            FUNCTIONS["booth"],
+            functions_race.optimizers.Rprop,
+            starts.starts(FUNCTIONS["booth"], 0, 1),
+            [row["lr"]],
+            40,
         ).losses[-1, 0]
         for row in rows
     ]
