@@ -19,7 +19,7 @@ READING = (
     "networks it is the loss on the full training set (minus its minimum where that is known), median over the seeds, "
     "evaluated off the clock, at the learning rate with the lowest median last loss. Every optimizer got the same "
     "number of learning rates to try. L-BFGS evaluates several gradients in a step, all others one. A curve ends in a "
-    "cross where its run diverged, or the first of its seeds."
+    "cross where its run diverged, or the first of its seeds. Of many functions sixteen are shown."
 )
 FLOOR = 1e-16  # a gap of zero has no logarithm: it is drawn at the rounding error of float64
 
@@ -34,7 +34,7 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def function_curves(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The gap along the seed-0 run that ended lowest, for each function × optimizer."""
     parts = []
-    for row in rows.with_curve(rows.function_rates(tables), "_losses").to_dict("records"):
+    for row in rows.with_curve(rows.few(rows.function_rates(tables)), "_losses").to_dict("records"):
         evaluations, losses = np.asarray(row["_losses"], dtype=float).T
         finite = np.isfinite(losses)
         gaps = np.maximum(losses[finite] - row["minimum"], FLOOR)

@@ -128,6 +128,19 @@ def function_rates(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return with_panel(found, "function", ("device",))
 
 
+#: of more functions than these only these have panels of their own, or nobody could make out the curves
+SHOWN = (
+    *("rosenbrock", "beale", "freudenstein-roth", "himmelblau", "six-hump-camel", "monkey-saddle"),
+    *("ackley", "rastrigin", "levy", "branin", "drop-wave", "bukin-6"),
+    *("rosenbrock-10d", "powell-singular", "quadratic-1e4-rotated", "quadratic-noisy"),
+)
+
+
+def few(rates: pd.DataFrame) -> pd.DataFrame:
+    """The rows of functions that have panels of their own: all, or of many those `SHOWN`."""
+    return rates[rates["function"].isin(SHOWN)] if rates["function"].nunique() > len(SHOWN) else rates
+
+
 def best_rates(rates: pd.DataFrame) -> pd.DataFrame:
     """Of each panel × optimizer the learning rate with the lowest median gap; of equal ones the nearest the default.
 

@@ -40,7 +40,7 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def of_functions(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Its rows have the quartiles already."""
-    rates = rows.function_rates(tables)
+    rates = rows.few(rows.function_rates(tables))
     rates = rates[rates["lr_multiple"].gt(0) & rates["status"].isin((*rows.MEASURED, "diverged"))]
     names = {"gap_median": "median", "gap_q1": "low", "gap_q3": "high"}
     rates = rates.assign(label="lowest loss − minimum", diverged=rates["diverged"].gt(0)).rename(columns=names)

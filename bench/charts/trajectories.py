@@ -23,11 +23,6 @@ READING = (
     "the published start (seed 0) with that learning rate of the grid whose run ended lowest. A path that ends in a "
     "cross diverged. Of many functions twelve are shown. Coordinates have no unit."
 )
-#: of more functions than these only these are shown, or nobody could make out the paths
-SHOWN = (
-    *("rosenbrock", "beale", "freudenstein-roth", "himmelblau", "six-hump-camel", "monkey-saddle"),
-    *("ackley", "rastrigin", "levy", "branin", "drop-wave", "bukin-6"),
-)
 GRID = 110  # points per side of the height map
 PALE = LinearSegmentedColormap.from_list("pale", ["#FFFFFF", "#DCE3EA", "#A9B6C4"])
 
@@ -36,9 +31,7 @@ def table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """One row per point of a path: panel, function, optimizer, status, x, y."""
     columns = ["panel", "function", "optimizer", "status"]
     parts = []
-    runs = rows.with_curve(rows.function_rates(tables), "_trace")
-    if runs["function"].nunique() > len(SHOWN):
-        runs = runs[runs["function"].isin(SHOWN)]
+    runs = rows.with_curve(rows.few(rows.function_rates(tables)), "_trace")
     for row in runs.to_dict("records"):
         points = np.asarray(row["_trace"], dtype=float)
         if points.ndim == 2 and points.shape[1] == 2:
