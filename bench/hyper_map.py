@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench import functions_race
+from bench import starts
 from bench.charts import plane as chart
 from bench.charts import style
 from bench.contenders import OPTIMIZERS, TRAITS, Takes
@@ -56,10 +56,10 @@ def make(
     if steps < 1:
         raise BenchError(f"--steps {steps} makes no map: give 1 or more.", Exit.USAGE)
     function = FUNCTIONS[problem]
-    start = float(engine.evaluate(function, np.array([function.start]))[0][0])
+    losses, _ = engine.evaluate(function, np.array([function.start]))
     try:
         across, down = (axis(cls, name, size, _limits(text)) for name, text in ((x, x_range), (y, y_range)))
-        return plane(function, cls, across, down, steps, functions_race.diverging_gap(function, start))
+        return plane(function, cls, across, down, steps, float(starts.diverging_gap(function, losses)[0]))
     except ValueError as error:
         raise BenchError(f"there is no such map: {error}.", Exit.USAGE) from None
 

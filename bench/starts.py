@@ -45,8 +45,13 @@ def of_points(function: Function, points: Array) -> Starts:
     aims = basins(function, points)
     aims = np.where(losses > aims, aims, function.minimum)  # a start below the basin it is said to flow to
     lowest = function.minimum - 1e-9 * max(1.0, abs(function.minimum))
-    highest = function.minimum + DIVERGED * np.maximum(1.0, losses - function.minimum)
+    highest = function.minimum + diverging_gap(function, losses)
     return Starts(points, losses, aims, hits.thresholds(losses, aims), np.full(len(losses), lowest), highest)
+
+
+def diverging_gap(function: Function, losses: Array) -> Array:
+    """Above this gap a run that began at a loss of `losses` has diverged."""
+    return DIVERGED * np.maximum(1.0, losses - function.minimum)
 
 
 _made: dict[tuple[Function, int], Starts] = {}
