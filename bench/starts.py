@@ -55,7 +55,7 @@ def of_points(function: Function, points: Array, noise: Sequence[int] | None = N
 
 
 def diverging_gap(function: Function, losses: Array) -> Array:
-    """Above these gaps runs that start at `losses` have diverged."""
+    """Above this gap a run that began at a loss of `losses` has diverged."""
     return DIVERGED * np.maximum(1.0, losses - function.minimum)
 
 
