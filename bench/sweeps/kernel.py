@@ -288,11 +288,15 @@ class Step:
         arguments = self._arguments("l", "first")
         arguments += [double(self.row[f"power_{k}"]) for k in range(self.split.count)]
         rounded = [put_double(self.row[n], f"stored_float32(answer[{i}])") for i, n in enumerate(self.scalars)]
-        kept = [
-            layout.put(self.real, self.row[f"c_{name}"], f"{self.real}(answer[{len(self.scalars) + i}])")
+        kept = {
+            name: layout.put(self.real, self.row[f"c_{name}"], f"{self.real}(answer[{len(self.scalars) + i}])")
             for i, name in enumerate(self.algorithm.outputs)
-        ]
-        return over_lanes([f"answer = coefficients({', '.join(arguments)})", *rounded, *kept])
+        }
+        call = f"answer = coefficients({', '.join(arguments)})"
+        once = over_lanes([call, *(kept[name] for name in kept if name in self.split.constant)])
+        always = [*rounded, *(kept[name] for name in kept if name not in self.split.constant)]
+        lines = ["if first != 0.0:", *layout.indented(once)] if self.split.constant else []
+        return [*lines, *(over_lanes([call, *always]) if always else [])] or ["pass"]
 
     def _rule(self) -> list[str]:
         """One coordinate. A loop over all of them around this one would keep it from becoming vector instructions:
