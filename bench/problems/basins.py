@@ -57,7 +57,9 @@ def ends(function: Function, starts: Array) -> tuple[Array, NDArray[np.bool_]]:
             new, error, whole = step(function, here, slope, bend, times[going])
             move = np.abs((new - here) / width).max(axis=1)
             error = np.abs(error / width).max(axis=1) / TOLERANCE
-            good = (error <= 1) & (move <= FARTHEST)
+            now, then = (function(torch.from_numpy(one)).numpy() for one in (here, new))
+            climbs = then > now + 1e-12 * np.maximum(1.0, np.abs(now))  # to a ridge, as Newton's method would
+            good = (error <= 1) & (move <= FARTHEST) & ~climbs
             settled = good & whole & (move <= SETTLED)
             factor = 0.9 / np.sqrt(np.maximum(error, 1e-12))
         points[going[good]] = new[good]
