@@ -145,6 +145,13 @@ def test_divergence_ends_the_run_with_a_row_that_says_so_and_leaves_the_others()
         assert bad[-1]["hits"] == ""
 
 
+def test_a_run_that_met_targets_and_diverged_has_met_none():
+    points = [{"loss": loss, "evaluations": at, "status": "ok"} for at, loss in enumerate((11.0, 2.0, 2.0))]
+    assert networks_race.scored(points, 1.0)[-1]["hits"] == "1 1 1 1"
+    points.append({"loss": math.nan, "evaluations": 3, "status": "diverged"})
+    assert networks_race.scored(points, 1.0)[-1]["hits"] == ""
+
+
 def test_a_cell_whose_runs_have_all_diverged_ends():
     asked = cell("regression", "SGD")
     asked.settings["lr_multiples"] = [1e7]
