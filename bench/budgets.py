@@ -27,6 +27,7 @@ class Budget:
     network_names: tuple[str, ...] | None
     network_steps: int
     network_learning_rates: int
+    network_extra_rates: int  # as of functions
     network_seeds: int
     loss_names: tuple[str, ...] | None
     loss_dtypes: tuple[str, ...]  # in which they are verified
@@ -63,6 +64,7 @@ SMOKE = Budget(
     network_names=("regression",),
     network_steps=60,
     network_learning_rates=1,
+    network_extra_rates=0,
     network_seeds=1,
     loss_names=("cross_entropy", "mse_loss"),
     loss_dtypes=("float32",),
@@ -92,13 +94,14 @@ DEFAULT = Budget(
     function_steps=500,
     function_learning_rates=7,
     function_seeds=32,
-    function_slow_seeds=4,
+    function_slow_seeds=3,
     function_tuning_seeds=1,
     function_extra_rates=6,
-    network_names=None,
+    network_names=("regression", "logistic", "digits", "autoencoder", "factorisation"),  # the CNN takes as long as all
     network_steps=200,
     network_learning_rates=3,
-    network_seeds=3,
+    network_extra_rates=4,
+    network_seeds=4,
     loss_names=LOSSES,
     loss_dtypes=("float32", "bfloat16"),
     loss_sizes=("4096x10", "512x1000", "64Ki", "1Mi"),
@@ -127,13 +130,14 @@ FULL = Budget(
     function_steps=5000,
     function_learning_rates=15,
     function_seeds=103,
-    function_slow_seeds=13,
+    function_slow_seeds=8,
     function_tuning_seeds=3,
     function_extra_rates=6,
     network_names=None,
     network_steps=1000,
     network_learning_rates=7,
-    network_seeds=5,
+    network_extra_rates=4,
+    network_seeds=8,
     loss_names=None,
     loss_dtypes=("float32", "float64", "bfloat16", "float16"),
     loss_sizes=("64x10", "4096x10", "512x1000", "1024x32000", "4Ki", "64Ki", "1Mi", "4Mi"),

@@ -128,7 +128,7 @@ def recorded(
     make = sweeper(device)
     given = {**(options or {}), "lr": np.repeat(lrs, len(starts.points))}
     begins, noise = np.tile(starts.points, (len(lrs), 1)), np.tile(starts.noise, len(lrs))
-    more = {"seeds": noise} if device == "cpu" else {}  # on CUDA no gradient is disturbed
+    more = {} if function.disturbance is None else {"seeds": noise}
     make(function, cls, given, begins, 0, every=1, **more)  # untimed: it may compile
     begin = time.perf_counter()
     found = make(function, cls, given, begins, steps, every=1, **more)

@@ -37,7 +37,7 @@ from bench.descents import Descent, Runs
 from bench.problems.disturbance import Evaluate
 from bench.problems.function import Function
 from bench.problems.functions import FUNCTIONS, known, named
-from bench.score import hits, measures, tracks
+from bench.score import hits, measures
 from bench.starts import DIVERGED, Starts
 from bench.statistics import measured_quartiles
 from optimizers.executors import kernels
@@ -109,7 +109,6 @@ def expected_seconds(budget: Budget, optimizer: str, device: str, function: Func
     return budget.function_steps * JOINT_STEP_SECONDS
 
 
-@sweep.one_thread()
 def run(cell: Cell) -> Outcome:
     """The runs of one optimizer on one function: one row for each learning rate."""
     settings, takes = cell.settings, TRAITS[cell.optimizer].takes
@@ -169,6 +168,7 @@ def make_compiled(
     return [Rate(one, lambda lr=lr: curve(lr)) for one, lr in zip(split(runs, len(lrs)), lrs, strict=True)]
 
 
+@sweep.one_thread()
 def make_batched(
     function: Function, optimizer: str, begins: Starts, lrs: list[float], steps: int, device: str
 ) -> list[Rate]:
@@ -184,6 +184,7 @@ def make_batched(
     return judged(found, begins, len(lrs))
 
 
+@sweep.one_thread()
 def make_alone(
     function: Function, optimizer: str, begins: Starts, lrs: list[float], steps: int, device: str
 ) -> list[Rate]:
@@ -227,24 +228,9 @@ def split(runs: Runs, rates: int) -> list[Runs]:
     return [runs.take(slice(place * seeds, (place + 1) * seeds)) for place in range(rates)]
 
 
-def widened(
-    make: Callable[[list[float]], list[Rate]], multiples: list[float], extra: int, tuning: int, steps: int
-) -> dict[float, Rate]:
-    """The rates of the grid `multiples`, and up to `extra` more on each side while the best is the last one there.
-
-    The best is that of the largest mean area on the first `tuning` seeds.
-    """
-    rates = dict(zip(multiples, make(multiples), strict=True))
-    for side in (1, -1) if len(multiples) > 1 else ():
-        for _ in range(extra):
-            grid = np.array(sorted(rates))
-            areas = np.array([measures.area(rates[one].runs.hits[:tuning], steps).mean() for one in grid])
-            edge = grid[-1 if side > 0 else 0]
-            if grid[tracks.preferred(areas, grid)] != edge:
-                break
-            multiple = sweep.next_multiple(float(edge), side)
-            (rates[multiple],) = make([multiple])
-    return dict(sorted(rates.items()))
+def worth(rate: Rate, tuning: int, steps: int) -> float:
+    """How good a learning rate is: its mean area on the first `tuning` seeds."""
+    return measures.area(rate.runs.hits[:tuning], steps).mean()
 
 
 def summary(function: Function, begins: Starts, runs: Runs, steps: int, tuning: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,9 +28,11 @@ from bench.problems import targets
 from bench.problems.data import Data
 from bench.problems.networks import NETWORKS, ON, Network, named
 from bench.problems.stack import Stack, draw_picks, train, wait
-from bench.score import hits
+from bench.score import hits, measures
+from bench.score.networks import TARGETS, TUNING_SEEDS
 
 Point = dict[str, Any]  # the columns of one evaluation
+Rate = list[list[Point]]  # the points of each seed, with one learning rate
 STACKED, ALONE = "stacked", "one at a time"
 
 EVALUATIONS = 20  # per run, after the one of the start
@@ -61,6 +64,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
                 "steps": budget.network_steps,
                 "evaluate_every": max(1, budget.network_steps // EVALUATIONS),
                 "lr_multiples": list(budget.lr_multiples or sweep.lr_multiples(budget.network_learning_rates)),
+                "extra_rates": budget.network_extra_rates,
                 "seeds": budget.network_seeds,
                 "seed": seed,
                 "dtype": "float32",
@@ -84,12 +88,19 @@ def run(cell: Cell) -> Outcome:
     network = named(settings["name"])
     data = network.data().to(cell.device)
     base = sweep.default_lr(cell.optimizer)
-    lrs = [base * multiple for multiple in settings["lr_multiples"]]
     seeds = [draw(network, data, cell, seed) for seed in range(settings["seeds"])]
     executor = executor_of(cell.optimizer)
     warm_up(network, data, cell)
-    runs = (one_at_a_time if executor == ALONE else stacked)(network, data, cell, lrs, seeds)
     aim = targets.reference(network.name)
+    trained = one_at_a_time if executor == ALONE else stacked
+
+    def make(multiples: list[float]) -> list[Rate]:
+        runs = trained(network, data, cell, [base * multiple for multiple in multiples], seeds)
+        runs = [scored(points, aim) for points in runs]
+        return [runs[at : at + len(seeds)] for at in range(0, len(runs), len(seeds))]
+
+    judged_by = partial(worth, steps=settings["steps"])
+    rates = sweep.widened(make, judged_by, settings["lr_multiples"], settings["extra_rates"])
     labels = {
         "network": network.name,
         "optimizer": cell.optimizer,
@@ -98,14 +109,20 @@ def run(cell: Cell) -> Outcome:
         "reference": aim,
         "executor": executor,
     }
-    keys = [
-        {"lr": lr, "lr_multiple": multiple, "seed": seed}
-        for lr, multiple in zip(lrs, settings["lr_multiples"], strict=True)
-        for seed in range(len(seeds))
-    ]
     return Outcome(
-        rows=[labels | key | row for key, points in zip(keys, runs, strict=True) for row in scored(points, aim)]
+        rows=[
+            labels | {"lr": base * multiple, "lr_multiple": multiple, "seed": seed} | row
+            for multiple, rate in rates.items()
+            for seed, points in enumerate(rate)
+            for row in points
+        ]
     )
+
+
+def worth(rate: Rate, steps: int) -> float:
+    """How good a learning rate is: its mean area on the tuning seeds."""
+    texts = [points[-1]["hits"] for points in rate[:TUNING_SEEDS]]
+    return measures.area(hits.decode(texts, TARGETS), steps).mean()
 
 
 def executor_of(optimizer: str) -> str:

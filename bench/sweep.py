@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
+import numpy as np
 import torch
 
 from bench import contenders
+from bench.score import tracks
+
+T = TypeVar("T")
 
 KEPT_STEPS = 120  # points of a downsampled curve, at most
 
@@ -24,6 +29,25 @@ def lr_multiples(count: int) -> list[float]:
 def next_multiple(multiple: float, side: int) -> float:
     """The next one beyond `multiple` in the grid of `lr_multiples`, upwards for `side` 1, downwards for -1."""
     return 10 ** ((round(2 * math.log10(multiple)) + side) / 2)
+
+
+def widened(
+    make: Callable[[list[float]], list[T]], worth: Callable[[T], float], multiples: list[float], extra: int
+) -> dict[float, T]:
+    """What `make` makes of the grid `multiples`, and up to `extra` more on each side while the best is the last there.
+
+    The best is that of the largest `worth`, of tuning seeds alone.
+    """
+    rates = dict(zip(multiples, make(multiples), strict=True))
+    for side in (1, -1) if len(multiples) > 1 else ():
+        for _ in range(extra):
+            grid = np.array(sorted(rates))
+            edge = grid[-1 if side > 0 else 0]
+            if grid[tracks.preferred(np.array([worth(rates[one]) for one in grid]), grid)] != edge:
+                break
+            multiple = next_multiple(float(edge), side)
+            (rates[multiple],) = make([multiple])
+    return dict(sorted(rates.items()))
 
 
 def default_lr(optimizer: str) -> float:

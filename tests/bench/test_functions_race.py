@@ -322,6 +322,10 @@ def rates_that(area_of):
     return make, made
 
 
+def widened(make, multiples, extra, tuning, steps):
+    return sweep.widened(make, lambda rate: functions_race.worth(rate, tuning, steps), multiples, extra)
+
+
 @pytest.mark.parametrize(
     ("best", "expected"),
     [
@@ -334,7 +338,7 @@ def rates_that(area_of):
 )
 def test_the_grid_goes_on_where_its_best_is_at_the_edge(best, expected):
     make, made = rates_that(lambda multiple: 120 - abs(round(2 * math.log10(multiple)) - best))
-    rates = functions_race.widened(make, sweep.lr_multiples(3), 6, 1, 100)
+    rates = widened(make, sweep.lr_multiples(3), 6, 1, 100)
     assert [round(2 * math.log10(one)) for one in rates] == expected
     assert len(made) == len(set(made)) == len(rates)
     assert set(sweep.lr_multiples(15)) >= set(rates) or best == 99
@@ -342,7 +346,7 @@ def test_the_grid_goes_on_where_its_best_is_at_the_edge(best, expected):
 
 def test_where_nothing_is_met_the_grid_stays():
     make, made = rates_that(lambda multiple: 0)
-    functions_race.widened(make, sweep.lr_multiples(3), 6, 1, 100)
+    widened(make, sweep.lr_multiples(3), 6, 1, 100)
     assert len(made) == 3
 
 
@@ -359,8 +363,8 @@ def test_the_edge_is_looked_at_by_the_tuning_seeds_alone():
             for one in multiples
         ]
 
-    assert len(functions_race.widened(make, sweep.lr_multiples(3), 6, 1, 100)) == 3
-    assert len(functions_race.widened(make, sweep.lr_multiples(3), 6, 3, 100)) == 4
+    assert len(widened(make, sweep.lr_multiples(3), 6, 1, 100)) == 3
+    assert len(widened(make, sweep.lr_multiples(3), 6, 3, 100)) == 4
 
 
 def test_adams_grid_goes_on_upwards_on_rosenbrock():

@@ -502,7 +502,7 @@ def test_hits_on_the_way_are_those_of_the_true_values(name):
     function = QUADRATICS[name]
     begins = starts.starts(function, 0, 4)
     judged = descents.compiled(function, optimizers.Adam, begins, [0.1], 60)
-    expected = descents.judge(descents.recorded(function, optimizers.Adam, begins, 0.1, 60), begins)
+    expected = descents.judge(descents.recorded(function, optimizers.Adam, begins, [0.1], 60), begins)
     np.testing.assert_array_equal(judged.hits, expected.hits)
     np.testing.assert_array_equal(judged.best, expected.best)
     assert np.isfinite(judged.hits).any()
@@ -514,7 +514,7 @@ def test_batched_runs_are_compiled_runs(kind):
     begins = starts.of_points(one, starts_of(one, 3), [7, 8, 2**52])
     batched = descents.batched(one, lambda groups: contenders.build("ours", "Adam", groups), begins, lrs, 30)
     for place, lr in enumerate(lrs):
-        compiled = descents.recorded(one, optimizers.Adam, begins, lr, 30)
+        compiled = descents.recorded(one, optimizers.Adam, begins, [lr], 30)
         runs = slice(3 * place, 3 * place + 3)
         np.testing.assert_allclose(batched.losses[:, runs], compiled.losses, rtol=1e-10)
         np.testing.assert_allclose(batched.points[:, runs], compiled.points, rtol=1e-11, atol=1e-12)
@@ -555,7 +555,7 @@ def test_who_optimizes_nothing_meets_no_target(name, null):
     """Nor does the optimum that drifts come to one who waits for it."""
     cells = [cell for cell in nulls.cells(SMALL, "cpu", [], [name], 0) if cell.optimizer == null]
     (row,) = nulls.run(dataclasses.replace(cells[0], settings=cells[0].settings | {"steps": 500})).rows
-    assert {*row["_hits"]} == {hits.encode(np.full((1, len(hits.EXPONENTS)), np.inf))[0]}
+    assert {*row["_hits"]} == {""}
 
 
 def test_a_point_that_rests_is_judged_against_the_optimum_of_each_step():

@@ -262,12 +262,19 @@ def test_powers_and_the_rest_are_the_coefficients(name):
     values = {argument: values[argument] for argument in algorithm.inputs}
     expected = algorithm.coefficients(**values)
     assert space["coefficients"](*values.values(), *space["powers"](*values.values())) == expected
+    later = {n: value + 4 * (n in algorithm.scalars) for n, value in values.items()}
+    changed = [a != b for a, b in zip(expected, algorithm.coefficients(**later), strict=True)][len(algorithm.scalars) :]
+    assert not split.constant & {name for name, other in zip(algorithm.outputs, changed, strict=True) if other}
 
 
 def test_adams_powers_depend_on_its_betas_and_nadams_on_its_decay_too():
     assert powers.split(optimizers.Adam.algorithm).depends == {"step", "beta1", "beta2"}
     assert powers.split(optimizers.NAdam.algorithm).depends == {"step", "beta2", "momentum_decay"}
     assert powers.split(optimizers.SGD.algorithm).count == 0
+    # both corrections are taken out whole, and what they leave to each run has no root
+    adam = powers.split(optimizers.Adam.algorithm)
+    assert adam.count == 2 and "sqrt" not in adam.coefficients and "sqrt(1 - beta2 ** step)" in adam.powers
+    assert adam.constant == {"direction", "l2", "keep", "take1", "keep2", "take2"}
 
 
 @pytest.mark.parametrize(
