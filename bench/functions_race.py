@@ -124,9 +124,8 @@ def run(cell: Cell) -> Outcome:
         lrs = [base * multiple for multiple in multiples]
         return MAKERS[executor](function, cell.optimizer, begins, lrs, settings["steps"], cell.device)
 
-    rates = widened(
-        make, settings["lr_multiples"], settings["extra_rates"], settings["tuning_seeds"], settings["steps"]
-    )
+    judged_by = partial(worth, tuning=settings["tuning_seeds"], steps=settings["steps"])
+    rates = sweep.widened(make, judged_by, settings["lr_multiples"], settings["extra_rates"])
     labels = {"function": function.name, "dimension": function.dimension, "device": cell.device}
     labels |= {"optimizer": cell.optimizer, "executor": executor}
     rows = [
