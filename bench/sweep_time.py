@@ -27,7 +27,7 @@ from bench.timing import Arm, CpuStopwatch, Timing, measure
 KIND = "sweep_time"
 #: a GPU is not busy with less
 RUNS = {"cpu": 4096, "cuda": 1 << 20}
-STEPS = 200
+STEPS = 500  # as in a default race
 #: How far apart, in units of 1 + the size of a coordinate, nine in ten runs may end that make the same steps in another
 #: order of additions. The tenth is left out because Adam makes steps of full length along gradients that are nothing
 #: but rounding, as at Ackley's pointed minimum; in float32 more gradients are that.

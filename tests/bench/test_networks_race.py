@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench import contenders, networks_race, sweep
-from bench.budgets import DEFAULT, SMOKE
+from bench.budgets import DEFAULT, FULL, SMOKE
 from bench.cell import Cell
 from bench.problems import targets
 from bench.problems.networks import NETWORKS
@@ -189,7 +189,8 @@ def test_judge(loss, status, words):
 
 
 def test_cells():
-    assert len(networks_race.cells(DEFAULT, "cpu", ["SGD", "Adam"], None, 0)) == 2 * len(NETWORKS)
+    assert len(networks_race.cells(DEFAULT, "cpu", ["SGD", "Adam"], None, 0)) == 2 * len(DEFAULT.network_names)
+    assert len(networks_race.cells(FULL, "cpu", ["SGD"], None, 0)) == len(NETWORKS)
     assert [c.label for c in networks_race.cells(SMOKE, "cpu", ["SGD"], None, 0)] == ["SGD · regression · cpu"]
     assert [c.label for c in networks_race.cells(SMOKE, "cpu", ["SGD"], ["beale", "digits"], 0)] == [
         "SGD · digits · cpu"

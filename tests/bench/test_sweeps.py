@@ -215,7 +215,7 @@ def test_targets_that_rise_or_are_of_other_runs_are_refused():
 
 @pytest.mark.parametrize("name", SEVERAL)
 def test_an_evaluator_is_evaluate_call_after_call(name):
-    function = FUNCTIONS[name]
+    function = named(name)
     points = torch.tensor(near_the_start(function, 300)).view(3, 100, function.dimension)
     evaluate = engine.evaluator(function)
     values, gradients = evaluate(points)
@@ -262,7 +262,7 @@ def test_powers_and_the_rest_are_the_coefficients(name):
     values = {argument: values[argument] for argument in algorithm.inputs}
     expected = algorithm.coefficients(**values)
     assert space["coefficients"](*values.values(), *space["powers"](*values.values())) == expected
-    later = {n: value + 4 * (n in algorithm.scalars) for n, value in values.items()}
+    later = {n: value + 4 if n in algorithm.scalars else value for n, value in values.items()}
     changed = [a != b for a, b in zip(expected, algorithm.coefficients(**later), strict=True)][len(algorithm.scalars) :]
     assert not split.constant & {name for name, other in zip(algorithm.outputs, changed, strict=True) if other}
 
