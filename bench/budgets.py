@@ -86,7 +86,7 @@ DEFAULT = Budget(
     verify_low_precision=False,
     contenders=("ours", "loop", "foreach", "fused"),
     parameter_sets=(
-        *("mlp", "many-small", "many-medium", "resnet18", "one-big"),
+        *("mlp", "many-small", "many-medium", "resnet18"),
         *("many-groups", "matrices-200x64", "embedding"),
     ),
     cell_seconds=0.25,

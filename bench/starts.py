@@ -43,6 +43,7 @@ class Starts:
         return Starts(*(getattr(self, one.name)[seeds] for one in fields(self)))
 
 
+@sweep.one_thread()  # or torch's second thread spins where those of numpy's small matrices want to work
 def of_points(function: Function, points: Array, noise: Sequence[int] | None = None) -> Starts:
     """Starts at `points` [seeds, dimension]; `noise` has a noise seed for each, None: 0 for all."""
     losses = function(torch.from_numpy(points)).numpy()
