@@ -113,8 +113,12 @@ def _short(loss: float) -> float | None:
 
 
 def main() -> None:
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    networks = {name: target(network) for name, network in NETWORKS.items()}
+    try:
+        networks = {name: target(network) for name, network in NETWORKS.items()}
+    finally:
+        torch.set_num_threads(threads)
     provenance = {
         "made_by": "python -m bench.problems.make_targets",
         "date": datetime.date.today().isoformat(),
