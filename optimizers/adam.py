@@ -15,7 +15,7 @@ def coefficients(step, direction, lr, beta1, beta2, eps, weight_decay, decoupled
     l2 = where(decoupled_weight_decay, 0.0, weight_decay)
     keep = where(decoupled_weight_decay, 1 - lr * weight_decay, 1.0)
     # sqrt(v)/root + eps, both sides times root: one division an element less
-    return step, direction, l2, keep, 1 - beta1, beta2, 1 - beta2, lr / (1 - beta1**step) * root, eps * root
+    return step, direction, l2, keep, 1 - beta1, beta2, 1 - beta2, lr * (root / (1 - beta1**step)), eps * root
 
 
 def rule(p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, direction, l2, keep, take1, keep2, take2, step_size, eps):

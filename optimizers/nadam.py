@@ -29,8 +29,8 @@ def coefficients(
     root = sqrt(1 - beta2**step)
     l2 = where(decoupled_weight_decay, 0.0, weight_decay)
     keep = where(decoupled_weight_decay, 1 - lr * weight_decay, 1.0)
-    along_g = lr * (1 - mu) / (1 - mu_product) * root
-    along_m = lr * mu_next / (1 - mu_product * mu_next) * root
+    along_g = lr * ((1 - mu) / (1 - mu_product) * root)
+    along_m = lr * (mu_next / (1 - mu_product * mu_next) * root)
     return step, mu_product, direction, l2, keep, 1 - beta1, beta2, 1 - beta2, along_g, along_m, eps * root
 
 

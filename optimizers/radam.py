@@ -20,7 +20,7 @@ def coefficients(step, direction, lr, beta1, beta2, eps, weight_decay, decoupled
     l2 = where(decoupled_weight_decay, 0.0, weight_decay)
     keep = where(decoupled_weight_decay, 1 - lr * weight_decay, 1.0)
     plain = lr / (1 - beta1**step)
-    adaptive = plain * sqrt(bias_correction2) * sqrt(maximum(ratio, 0.0))
+    adaptive = plain * (sqrt(bias_correction2) * sqrt(maximum(ratio, 0.0)))
     return step, direction, l2, keep, 1 - beta1, beta2, 1 - beta2, rectified, plain, adaptive, eps
 
 

@@ -17,7 +17,7 @@ import triton
 
 from bench.problems.function import Function
 from bench.sweeps import cuda_source, engine, triton_names
-from bench.sweeps.kernel import Step
+from bench.sweeps.step import Step
 from optimizers.algorithm import Algorithm
 from optimizers.executors import generate, triton_dialect, triton_math
 from optimizers.executors.cuda import current
@@ -29,7 +29,7 @@ LANES, WARPS = 128, 4
 @functools.cache
 def module(function: Function, algorithm: Algorithm, present: tuple[bool, ...], real: str) -> ModuleType:
     """The generated module of one optimizer on one function."""
-    text = cuda_source.source(function, Step(algorithm, present, real))
+    text = cuda_source.source(function, Step(algorithm, present, real, frozenset()))
     used = [inspect.getsource(one) for one in (triton_dialect, triton_math, triton_names)]
     return generate.load(text, "sweep_cuda", triton.__version__, *used)
 
@@ -62,8 +62,8 @@ def sweep(
     columns |= {"lowest": engine._array(low, len(starts)), "highest": engine._array(high, len(starts))}
     parts = []
     for present, chosen in groups.items():
-        step = Step(cls.algorithm, present, dtype)
-        rows = [columns[name][chosen] for name in [*step.columns, "highest", "lowest"]] + [*starts[chosen].T]
+        step = Step(cls.algorithm, present, dtype, frozenset())
+        rows = [columns[name][chosen] for name in [*step.common, "highest", "lowest"]] + [*starts[chosen].T]
         kernel = module(function, cls.algorithm, present, dtype).kernel
         parts.append(_run(kernel, rows, function.dimension, steps, every, bounds is not None, device))
     if len(parts) == 1:

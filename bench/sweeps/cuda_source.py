@@ -15,7 +15,7 @@ from sympy.core.parameters import distribute
 
 from bench.problems.function import Function
 from bench.sweeps import gradient
-from bench.sweeps.kernel import Step
+from bench.sweeps.step import Step
 from bench.sweeps.trace import Trace, parse, trace
 from optimizers.algorithm import Algorithm
 from optimizers.executors.sources import definition, exact_divisions, exactly_divided
@@ -139,12 +139,12 @@ def objective(function: Function, real: str) -> str:
 def source(function: Function, step: Step) -> str:
     """The module with ``kernel``, which makes all steps of LANES runs in one program.
 
-    inputs [rows, runs]: what `step.columns` says, the highest and the lowest value, and the start. outputs
+    inputs [rows, runs]: what `step.common` says, the highest and the lowest value, and the start. outputs
     [4 + dimension, runs]: value, best, bad_step, bad_value and the point. records [kept, 1 + dimension, runs]: values
     and points of every k-th step. All are float64. sizes: runs, steps and k.
     """
     algorithm, real, dimension = step.algorithm, step.real, function.dimension
-    rows = [f"o_{name}" for name in step.columns] + ["highest", "lowest"]
+    rows = [f"o_{name}" for name in step.common] + ["highest", "lowest"]
     points = [f"x_{k}" for k in range(dimension)]
     scalars = list(algorithm.scalars)
     supplied = {"first": "float64(t == 0)"} | {name: f"s_{name}" for name in scalars}

@@ -18,10 +18,14 @@ from bench.problems.disturbance import SEED_BITS, Disturbance
 from bench.problems.function import Function
 from bench.sweeps import disturb, kernel, rotation
 from bench.sweeps.layout import COMMON, HEAD, LANES, PITCH, STRIDE
+from bench.sweeps.loop import JOB
+from bench.sweeps.step import TABLE, TABLE_WIDTH, Step
 from optimizers.algorithm import ITEMS, Algorithm
 from optimizers.executors import threads
 from optimizers.optimizer import Optimizer
 
+#: options whose code is for runs that differ in them, whether they do or not: so it is compiled once, not twice
+ALWAYS = ("lr",)
 #: options that are not numbers of a run: they choose the code, so all runs share them
 SHARED = ("maximize", "amsgrad", "centered")
 
@@ -101,19 +105,16 @@ def sweep(
     if len(targets) != len(starts) or (targets[:, 1:] > targets[:, :-1]).any():
         raise ValueError(f"targets are {targets.shape} for {len(starts)} runs; give each run's, highest first")
     columns, groups = _columns(cls, options, len(starts))
-    low, high = bounds if bounds is not None else (-np.inf, np.inf)
-    columns |= {"lowest": _array(low, len(starts)), "highest": _array(high, len(starts))}
-    columns["seed"] = _seeds(seeds, len(starts))
+    arrays = {"starts": starts, "targets": targets, "seeds": _seeds(seeds, len(starts))}
+    if bounds is not None:
+        arrays |= {name: _array(bound, len(starts)) for name, bound in zip(("lowest", "highest"), bounds, strict=True)}
     parts = []
     for present, chosen in groups.items():
-        code = Code(function, cls.algorithm, present, dtype)
-        rows = [columns[name][chosen] for name in [*code.step.columns, "highest", "lowest", "seed"]]
-        inputs = np.stack([*rows, *starts[chosen].T])
-        parts.append(_run(code, inputs, targets[chosen].T, steps, every, bounds is not None))
-    if len(parts) == 1:
-        return parts[0]
-    back = np.argsort(np.concatenate(list(groups.values())))
-    return _joined(parts, back)
+        own = {name: column[chosen] for name, column in columns.items()}
+        varying = frozenset(name for name, column in own.items() if name in ALWAYS or _differ(column))
+        code = Code(function, cls.algorithm, present, dtype, varying)
+        parts.append(_run(code, own, {name: array[chosen] for name, array in arrays.items()}, steps, every))
+    return parts[0] if len(parts) == 1 else _joined(parts, np.argsort(np.concatenate(list(groups.values()))))
 
 
 def evaluate(function: Function, points: np.ndarray, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:
@@ -164,6 +165,11 @@ class _Evaluation:
         return values, gradients
 
 
+def _differ(column: np.ndarray) -> bool:
+    """Whether runs differ in a number; one that is said once for all has no strides."""
+    return column.strides != (0,) and column.min() != column.max()
+
+
 def _array(value: Any, runs: int) -> np.ndarray:
     return np.broadcast_to(np.asarray(value, np.float64), (runs,))
 
@@ -177,8 +183,8 @@ def _seeds(value: Any, runs: int) -> np.ndarray:
     return _array(given, runs)
 
 
-def _columns(cls: type, options: Mapping[str, Any], runs: int) -> tuple[dict[str, np.ndarray], dict[tuple, np.ndarray]]:
-    """Each number of each run, and the runs that have the same states."""
+def _columns(cls: type, options: Mapping[str, Any], runs: int) -> tuple[dict[str, np.ndarray], dict[tuple, Any]]:
+    """Each number of each run, and for each set of states the runs that have it."""
     known = names(cls)
     unknown = [name for name in options if name not in known and name not in SHARED]
     if unknown:
@@ -190,15 +196,16 @@ def _columns(cls: type, options: Mapping[str, Any], runs: int) -> tuple[dict[str
     _insist(cls, {name: columns[name] for name in options if name in columns}, group)
     columns["direction"] = _array(-1.0 if shared["maximize"] else 1.0, runs)
     switches = [slot.when for slot in cls.algorithm.slots.values()]
-    code = np.zeros(runs, np.int64)  # bit i: whether slot i exists
-    for i, when in enumerate(switches):
-        there = True if when is None else _array(shared.get(when, columns.get(when)), runs) != 0
-        code |= np.where(there, 1 << i, 0)
-    groups = {
-        tuple(bool(kind >> i & 1) for i in range(len(switches))): np.flatnonzero(code == kind)
-        for kind in np.unique(code).tolist()
-    }
-    return columns, groups
+    return columns, _kinds([1 if when is None else shared.get(when, columns.get(when)) for when in switches], runs)
+
+
+def _kinds(switches: list[Any], runs: int) -> dict[tuple[bool, ...], Any]:
+    """Which runs have the same of several switches on, each said for all runs or an array of them."""
+    on = [_array(switch, runs) != 0 for switch in switches]
+    if not any(_differ(one) for one in on):
+        return {tuple(bool(one[0]) for one in on): slice(None)}
+    kinds, kind = np.unique(np.stack(on), axis=1, return_inverse=True)
+    return {tuple(one): np.flatnonzero(kind == k) for k, one in enumerate(kinds.T.tolist())}
 
 
 def _insist(cls: type, given: Mapping[str, np.ndarray], group: Mapping[str, Any]) -> None:
@@ -221,10 +228,12 @@ def _insist(cls: type, given: Mapping[str, np.ndarray], group: Mapping[str, Any]
 
 
 class Code:
-    """The compiled pieces of one optimizer on one function."""
+    """The compiled pieces of one optimizer on one function, for runs that differ in some of its options."""
 
-    def __init__(self, function: Function, algorithm: Algorithm, present: tuple[bool, ...], real: str) -> None:
-        compiled, self.step = kernel.step(algorithm, present, real)
+    def __init__(
+        self, function: Function, algorithm: Algorithm, present: tuple[bool, ...], real: str, varying: frozenset[str]
+    ) -> None:
+        compiled, self.step = kernel.step(algorithm, present, real, varying)
         gradient, rows = kernel.evaluation(function, real)
         self.rows = rows + function.dimension * (function.rotation is not None)
         self.parts = kernel.parts(gradient)
@@ -234,7 +243,8 @@ class Code:
             "evaluate": gradient.evaluate.address,
             **rotation.words(function, rows, real),
             "begin": compiled.begin.address,
-            "powers": compiled.powers_of.address,
+            "uniform": compiled.uniform_of.address,
+            "powers": compiled.powers_of.address if self.step.split.count else 0,
             "coefficients": compiled.coefficients_of.address,
             "rule": compiled.rule_of.address,
             "dimension": self.dimension,
@@ -253,54 +263,58 @@ class Code:
         self.rows += disturb.FIRST + disturbance.rows(self.dimension)
 
 
-def _run(code: Code, inputs: np.ndarray, targets: np.ndarray, steps: int, every: int, judged: bool) -> Sweep:
-    """One compiled sweep; `inputs` are the columns of the step, the bounds, the seeds and the coordinates, as rows.
-
-    `targets` are a row for each, too.
-    """
-    runs, step = inputs.shape[1], code.step
-    shared = [i for i, name in enumerate(step.columns) if name in step.split.depends]
-    varying = [inputs[i] for i in shared if inputs[i].min() != inputs[i].max()]
-    order = np.lexsort(varying) if varying else np.arange(runs)  # runs that share their powers lie together
-    blocks = -(-runs // LANES)
-    places = np.concatenate([order, np.repeat(order[-1:], blocks * LANES - runs)])
-    whole, targets = (np.take(each, places, 1) for each in (inputs, targets))
-    hits = np.full(targets.shape, -1.0)
-    alone = bool(step.split.depends - {*step.columns, "step"})  # a power of what runs do not share
-    distinct, first_of = _distinct(whole[shared], blocks, alone)
-    outputs = np.empty((4 + code.dimension, blocks * LANES))
-    records = np.empty((steps // every + 1 if every else 0, 1 + code.dimension, blocks * LANES))
+def _run(
+    code: Code, columns: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray], steps: int, every: int
+) -> Sweep:
+    """One compiled sweep; `arrays` are each run's start, targets and seed, and its bounds if it has some."""
+    step, given = code.step, {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    runs, blocks = len(given["starts"]), -(-len(given["starts"]) // LANES)
+    inputs = np.array([columns[name] for name in step.columns])
+    order, distinct, first_of = _settings(step, inputs, blocks)
     count = max(1, min(threads.count(), blocks))
-    buffers = np.zeros((count, code.rows * PITCH + 8))  # eight more: no cache line belongs to two
+    table = 8 * PITCH * code.rows
+    buffers = np.zeros((count, code.rows * PITCH + min(steps, TABLE) * TABLE_WIDTH + 8))  # 8: threads share no line
     buffers[:, COMMON.index("parts") * PITCH :][:, : len(code.parts)] = code.parts
-    words = np.zeros(len(kernel.JOB), np.int64)
-    for name, value in {
+    for name in step.common:
+        buffers[:, step.row[name] * PITCH] = columns[name][0]
+    kept, size, aims = steps // every + 1 if every else 0, given["starts"].shape, given["targets"].shape
+    found = Sweep(
+        *(np.empty(shape) for shape in (runs, size, runs)),
+        bad_step=np.empty(runs, np.int64),
+        bad_values=np.empty(runs),
+        recorded_values=np.empty((kept, runs)),
+        recorded_points=np.empty((kept, *size)),
+        hits=np.full(aims, -1),
+    )
+    numbers = {
         **code.words,
         "blocks": blocks,
-        "buffers": buffers.ctypes.data,
         "buffer_bytes": buffers.strides[0],
-        "inputs": whole.ctypes.data,
-        "outputs": outputs.ctypes.data,
-        "distinct": distinct.ctypes.data,
-        "first_of": first_of.ctypes.data,
-        "records": records.ctypes.data,
+        "runs": runs,
+        "table": table,
         "steps": steps,
         "every": every,
-        "judged": judged,
-        "runs": blocks * LANES,
-        "targets": targets.ctypes.data,
-        "hits": hits.ctypes.data,
-        "target_count": len(targets),
-    }.items():
-        words[kernel.JOB.index(name)] = value
+        "judged": "lowest" in given,
+        "target_count": aims[1],
+    }
+    places = {"buffers": buffers, "inputs": inputs, "order": order, "distinct": distinct, "first_of": first_of}
+    places |= given | vars(found)
+    words = np.zeros(len(JOB), np.int64)
+    for name, value in (numbers | {name: array.ctypes.data for name, array in places.items()}).items():
+        words[JOB.index(name)] = value
     _share(code.body, words.ctypes.data, count)
-    at = np.empty(runs, np.int64)
-    at[order] = np.arange(runs)
-    outputs, records, hits = outputs[:, at], records[:, :, at], hits[:, at]
-    value, best, bad_step, bad_value = outputs[:4]
-    points = records[:, 1:].transpose(0, 2, 1)
-    met = hits.T.astype(np.int64)
-    return Sweep(value, outputs[4:].T, best, bad_step.astype(np.int64), bad_value, records[:, 0], points, met)
+    return found
+
+
+def _settings(step: Step, inputs: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The run in each lane, those that share their powers together; for each block how many powers, whose lanes."""
+    shared = [inputs[i] for i, name in enumerate(step.columns) if name in step.split.depends]
+    order = np.lexsort(shared) if shared else np.arange(inputs.shape[1])
+    order = np.concatenate([order, np.repeat(order[-1:], blocks * LANES - len(order))])
+    if not step.split.count:
+        return order, np.empty(0, np.int64), np.empty(0, np.int64)
+    alone = not step.split.depends <= {*step.columns}  # a power of what runs do not share
+    return order, *_distinct(np.array(shared)[:, order], blocks, alone)
 
 
 def _distinct(shared: np.ndarray, blocks: int, alone: bool) -> tuple[np.ndarray, np.ndarray]:

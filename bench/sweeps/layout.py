@@ -8,6 +8,8 @@ nor the function's on the optimizer, so each is compiled once.
 
 from __future__ import annotations
 
+from optimizers.executors.sources import IMPORTS
+
 LANES = 128
 #: words from row to row: were they a power of two, all rows would meet in the same few sets of the cache
 PITCH = LANES + 8
@@ -17,6 +19,20 @@ COMMON = ("value", "best", "bad_step", "bad_value", "highest", "lowest", "target
 HEAD = 56
 #: rows of a coordinate: its place, its gradient, its states
 STRIDE = 6
+
+
+#: a call that is not inlined keeps the loop around it from becoming vector instructions
+INLINE = "njit(**INNER, forceinline=True)"
+
+BEGINNING = f"""{IMPORTS}
+from math import atan2
+import numpy as np
+from numba import types
+from optimizers.executors.numba_dialect import INNER, stored_float32
+from optimizers.executors.numba_math import cos, exp, log, sin
+
+LANES = {LANES}
+"""
 
 
 def double(row: int, lane: str = "l") -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.problems.function import Function
-from bench.sweeps import kernel
+from bench.sweeps import kernel, layout
 from bench.sweeps.layout import HEAD, PITCH, STRIDE
 
 SOURCE = """
@@ -61,7 +61,7 @@ def module(real: str) -> Any:
         "REAL": real, "COORDINATE": STRIDE * size, "ROW": size, "PITCH": PITCH, "HEAD": HEAD,
     }.items():  # fmt: skip
         text = text.replace(f"{{{name}}}", str(value))
-    return kernel.load(kernel.BEGINNING + text, "sweep_rotation")
+    return kernel.load(layout.BEGINNING + text, "sweep_rotation")
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ import optimizers
 from bench.contenders import TRAITS, Takes
 from bench.problems.function import Function
 from bench.problems.functions import FUNCTIONS, named
-from bench.sweeps import engine, kernel, layout, powers, rotation
+from bench.sweeps import engine, kernel, layout, rotation
+from bench.sweeps.split import split
+from bench.sweeps.step import TABLE, Step
 from bench.sweeps.trace import trace
+from optimizers.algorithm import Algorithm
 from optimizers.executors import threads
 
 ELEMENTWISE = [
@@ -251,30 +255,72 @@ def test_runs_that_diverge_disturb_nobody():
     np.testing.assert_array_equal(found.points[1], one.points[0])
 
 
+@pytest.mark.parametrize("differ", ["nothing", "first", "all"])
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_powers_and_the_rest_are_the_coefficients(name):
+def test_the_parts_together_are_the_coefficients(name, differ):
     algorithm = getattr(optimizers, name).algorithm
-    split = powers.split(algorithm)
-    assert "**" not in split.coefficients
+    columns = {"nothing": [], "first": algorithm.hyper[:1], "all": [*algorithm.hyper, "direction"]}[differ]
+    parts = split(algorithm, frozenset(columns))
+    assert "**" not in parts.coefficients
     space: dict = dict(vars(__import__("optimizers.dialect", fromlist=["dialect"])))
-    exec(f"{split.powers}\n{split.coefficients}", space)
+    exec(f"{parts.uniform}\n{parts.powers}\n{parts.coefficients}", space)
     values = {argument: 0.1 + 0.05 * i for i, argument in enumerate(algorithm.inputs)} | {"stored": float, "step": 3.0}
     values = {argument: values[argument] for argument in algorithm.inputs}
     expected = algorithm.coefficients(**values)
-    assert space["coefficients"](*values.values(), *space["powers"](*values.values())) == expected
+    # what varies is hidden from the first part, and what does not from the others
+    hidden = {n: math.nan if n in parts.varying else value for n, value in values.items()}
+    numbers = space["uniform"](*hidden.values())
+    seen = [value if n in parts.varying or n == "stored" else math.nan for n, value in values.items()]
+    powers = space["powers"](*seen, *numbers)
+    assert len(numbers) == len(parts.numbers) and len(powers) == parts.count
+    answers = dict(zip(parts.answers, space["coefficients"](*seen, *numbers, *powers), strict=True))
+    named_numbers = dict(zip(parts.numbers, numbers, strict=True))
+    answers |= {f"new_{name}": named_numbers[number] for name, number in parts.states.items()}
+    answers |= {name: named_numbers[number] for name, number in parts.outputs.items()}
+    returned = [*(f"new_{scalar}" for scalar in algorithm.scalars), *algorithm.outputs]
+    assert [answers[name] for name in returned] == list(expected)
     later = {n: value + 4 if n in algorithm.scalars else value for n, value in values.items()}
     changed = [a != b for a, b in zip(expected, algorithm.coefficients(**later), strict=True)][len(algorithm.scalars) :]
-    assert not split.constant & {name for name, other in zip(algorithm.outputs, changed, strict=True) if other}
+    assert not parts.constant & {name for name, other in zip(algorithm.outputs, changed, strict=True) if other}
 
 
-def test_adams_powers_depend_on_its_betas_and_nadams_on_its_decay_too():
-    assert powers.split(optimizers.Adam.algorithm).depends == {"step", "beta1", "beta2"}
-    assert powers.split(optimizers.NAdam.algorithm).depends == {"step", "beta2", "momentum_decay"}
-    assert powers.split(optimizers.SGD.algorithm).count == 0
-    # both corrections are taken out whole, and what they leave to each run has no root
-    adam = powers.split(optimizers.Adam.algorithm)
-    assert adam.count == 2 and "sqrt" not in adam.coefficients and "sqrt(1 - beta2 ** step)" in adam.powers
-    assert adam.constant == {"direction", "l2", "keep", "take1", "keep2", "take2"}
+def test_what_runs_share_is_taken_out_whole():
+    adam, nadam = optimizers.Adam.algorithm, optimizers.NAdam.algorithm
+    # where only learning rates differ, one product is left to each run in each step
+    one = split(adam, frozenset({"lr"}))
+    assert one.coefficients.endswith("lr * u_11)") and not one.count and one.varying == {"lr"}
+    both = split(adam, frozenset({"lr", "beta1", "beta2"}))
+    assert both.depends == {"beta1", "beta2"} and both.count == 2 and "sqrt" not in both.coefficients
+    assert both.constant == {"direction", "l2", "keep", "take1", "keep2", "take2"}
+    # the product of momenta differs where the momenta do, and only there
+    assert "mu_product" not in split(nadam, frozenset({"lr", "beta2"})).varying
+    assert "mu_product" in split(nadam, frozenset({"momentum_decay"})).varying
+    assert split(optimizers.SGD.algorithm, frozenset({"lr", "momentum"})).count == 0
+
+
+def test_coefficients_of_another_form_are_refused():
+    def branching(step, lr):
+        if step > 1:
+            lr = 0.0
+        return step, lr
+
+    with pytest.raises(TypeError, match="assignments and a return"):
+        split(Algorithm(branching, lambda p, g, lr: (p - lr * g,), {"step": 0.0}, {}), frozenset({"lr"}))
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_more_steps_than_are_prepared_at_once(monkeypatch, name):
+    """The table of steps is filled piece by piece for each block, and the states go on from piece to piece."""
+    function, cls = FUNCTIONS["booth"], getattr(optimizers, name)
+    starts = near_the_start(function, 300)
+    rates = np.logspace(-4, -2, 300)
+    steps = TABLE + 3
+    whole = engine.sweep(function, cls, {"lr": rates}, starts, steps, every=TABLE - 1)
+    first = engine.sweep(function, cls, {"lr": rates}, starts, TABLE - 1)
+    np.testing.assert_array_equal(whole.recorded_points[1], first.points)
+    for run in (0, 299):
+        path = alone(function, cls, starts[run], {"lr": float(rates[run])}, steps)
+        np.testing.assert_allclose(whole.points[run], path[-1], rtol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -395,6 +441,7 @@ def test_rows_are_apart():
     assert layout.PITCH >= layout.LANES
     for name in ELEMENTWISE:
         algorithm = getattr(optimizers, name).algorithm
-        made = kernel.Step(algorithm, (True,) * len(algorithm.slots), "float64")
+        everything = frozenset([*algorithm.hyper, "direction"])
+        made = Step(algorithm, (True,) * len(algorithm.slots), "float64", everything)
         assert max(made.row.values()) < layout.HEAD and len(set(made.row.values())) == len(made.row)
     assert ctypes.sizeof(ctypes.c_ssize_t) == 8
