@@ -308,13 +308,13 @@ def _run(
 
 def _settings(step: Step, inputs: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The run in each lane, those that share their powers together; for each block how many powers, whose lanes."""
-    shared = [inputs[i] for i, name in enumerate(step.columns) if name in step.split.depends]
-    order = np.lexsort(shared) if shared else np.arange(inputs.shape[1])
+    shared = inputs[[name in step.split.depends for name in step.columns]]
+    order = np.lexsort(shared) if len(shared) else np.arange(inputs.shape[1])
     order = np.concatenate([order, np.repeat(order[-1:], blocks * LANES - len(order))])
     if not step.split.count:
         return order, np.empty(0, np.int64), np.empty(0, np.int64)
     alone = not step.split.depends <= {*step.columns}  # a power of what runs do not share
-    return order, *_distinct(np.array(shared)[:, order], blocks, alone)
+    return order, *_distinct(shared[:, order], blocks, alone)
 
 
 def _distinct(shared: np.ndarray, blocks: int, alone: bool) -> tuple[np.ndarray, np.ndarray]:

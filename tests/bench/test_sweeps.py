@@ -298,6 +298,17 @@ def test_what_runs_share_is_taken_out_whole():
     assert split(optimizers.SGD.algorithm, frozenset({"lr", "momentum"})).count == 0
 
 
+def test_a_state_that_begins_with_what_differs_differs_and_so_do_its_powers():
+    def coefficients(size, lr, decay):
+        return 0.5 * size, lr, decay**size
+
+    algorithm = Algorithm(coefficients, lambda p, g, lr, power: (p - lr * power * g,), {"size": "lr"}, {})
+    step = Step(algorithm, (), "float64", frozenset({"lr"}))
+    assert step.split.varying == {"lr", "size"} and step.split.depends == {"size"}
+    _, distinct, first_of = engine._settings(step, np.ones((1, layout.LANES)), 1)
+    assert distinct.tolist() == [layout.LANES] and first_of[0].tolist() == list(range(layout.LANES))
+
+
 def test_coefficients_of_another_form_are_refused():
     def branching(step, lr):
         if step > 1:
