@@ -27,13 +27,13 @@ MUTANTS = [
     ("Adam", RICH, "g = direction * g", "g = g"),
     ("ASGD", RICH, "where(mu == 1, p, ax + mu * (p - ax))", "where(mu == 1, p, ax - mu * (p - ax))"),
     # a missing or misplaced bias correction
-    ("Adam", DEFAULTS, "lr / (1 - beta1**step) * root", "lr * root"),
+    ("Adam", DEFAULTS, "lr * (root / (1 - beta1**step))", "lr * root"),
     ("Adam", DEFAULTS, "root = sqrt(1 - beta2**step)", "root = 1.0"),
     ("Adamax", DEFAULTS, "lr / (1 - beta1**step)", "lr"),
-    ("NAdam", DEFAULTS, "lr * (1 - mu) / (1 - mu_product)", "lr * (1 - mu)"),
+    ("NAdam", DEFAULTS, "lr * ((1 - mu) / (1 - mu_product) * root)", "lr * ((1 - mu) * root)"),
     ("RAdam", DEFAULTS, "plain = lr / (1 - beta1**step)", "plain = lr"),
     # an off-by-one in the step count
-    ("Adam", DEFAULTS, "lr / (1 - beta1**step)", "lr / (1 - beta1**(step + 1))"),
+    ("Adam", DEFAULTS, "root / (1 - beta1**step)", "root / (1 - beta1**(step + 1))"),
     ("Adagrad", RICH, "(step - 1) * lr_decay", "step * lr_decay"),
     ("NAdam", DEFAULTS, "0.96 ** ((step + 1) * momentum_decay)", "0.96 ** (step * momentum_decay)"),
     # a dropped option
