@@ -6,7 +6,7 @@ Each contender takes the learning rates of the runs [runs] and gives the points 
     batched   torch's autograd and its fused optimizer, over one tensor [runs, dimension] with one learning rate: of the
               ways that torch has, the fastest; with a group for each rate it would be many times slower
     alone     the same over one run [1, dimension]; the other runs would follow one after the other
-    optax     ``jit(vmap(scan))`` of one run, on one thread too
+    optax     ``jit(vmap(scan))`` of one run
 
 All work in the same type, float64 or float32, coefficients in float64 where the optimizer makes them on the host.
 """
@@ -93,7 +93,7 @@ def optax(function: Function, optimizer: str, starts: np.ndarray, steps: int, de
         return point
 
     begin = jax.numpy.asarray(starts, dtype)
-    every = jax.jit(jax.vmap(one), compiler_options={"xla_cpu_multi_thread_eigen": False})
+    every = jax.jit(jax.vmap(one))
     return lambda rates: np.asarray(every(jax.numpy.asarray(rates, dtype), begin))
 
 

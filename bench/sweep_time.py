@@ -1,7 +1,7 @@
 """What a sweep costs: nanoseconds for one step of one run, all contenders timed against each other in one process.
 
 Everybody makes the same steps from the same starts; what they come to is compared before anything is timed, and who
-ends elsewhere is wrong, not fast. One thread each, as XLA's pool and torch's do not split work alike.
+ends elsewhere is wrong, not fast. All cores are everybody's, as each splits work by itself.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from bench.timing import Arm, CpuStopwatch, Timing, measure
 
 KIND = "sweep_time"
 #: a GPU is not busy with less
-RUNS = {"cpu": 4096, "cuda": 1 << 20}
-STEPS = 500  # as in a default race
+RUNS = {"cpu": 16_384, "cuda": 1 << 20}
+STEPS = 250
 #: How far apart, in units of 1 + the size of a coordinate, nine in ten runs may end that make the same steps in another
 #: order of additions. The tenth is left out because Adam makes steps of full length along gradients that are nothing
 #: but rounding, as at Ackley's pointed minimum; in float32 more gradients are that.
@@ -64,6 +64,7 @@ def _cell(budget: Budget, device: str, optimizer: str, name: str, dtype: str, se
             "contenders": list(budget.sweep_contenders),
             "runs": RUNS[device],
             "steps": STEPS,
+            "threads": torch.get_num_threads(),
             "seconds": budget.sweep_seconds,
             "seed": seed,
             "budget": budget.name,
@@ -90,7 +91,7 @@ def run(cell: Cell) -> Outcome:
     starts = np.random.default_rng(settings["seed"]).uniform(-2, 2, (settings["runs"], function.dimension))
     entrants: dict[str, Entrant] = {}
     absent: dict[str, tuple[Status, str]] = {}
-    with threads(1):
+    with threads(settings["threads"]):
         expected: np.ndarray | None = None
         for contender in settings["contenders"]:
             reason = unavailable(contender, cell.device)
@@ -124,7 +125,7 @@ def apart(points: np.ndarray, expected: np.ndarray) -> float:
 
 def _measure(cell: Cell, entrants: dict[str, Entrant], rates: np.ndarray) -> Timing:
     """Times of a run's step."""
-    with pinned(1):
+    with pinned(cell.settings["threads"]):
         timing = measure(
             [Arm(name, lambda run=entrant.run: run(rates)) for name, entrant in entrants.items()],
             CpuStopwatch(),  # on CUDA too: a call returns with its points on the host
@@ -175,6 +176,7 @@ def _shared_fields(cell: Cell) -> dict[str, Any]:
         "device": cell.device,
         "device_name": torch.cuda.get_device_name() if cell.device == "cuda" else environment.cpu_model(),
         "dtype": settings["dtype"],
+        "threads": settings["threads"],
         "runs": settings["runs"],
         "steps": settings["steps"],
         "verdict": "",

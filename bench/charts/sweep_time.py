@@ -13,7 +13,7 @@ SOURCE = "sweep_time"
 EMPTY = "No sweep gave a time."
 READING = (
     "Median nanoseconds for one step of one run, on a logarithmic axis, with a bar from the lower to the upper "
-    "quartile: further left is faster. Each contender makes the same steps from the same starts on one thread; torch's "
+    "quartile: further left is faster. Each contender makes the same steps from the same starts; torch's "
     "one run at a time stands for making the other runs after it. Contenders took turns in one process."
 )
 NUMBERS = ("median_ns", "q1_ns", "q3_ns")

@@ -123,6 +123,7 @@ def sweep_time(optimizers=("Adam", "SGD"), names=("rosenbrock-2d", "ackley-10d")
                     "dimension": int(function.split("-")[1][:-1]),
                     "device": "cpu",
                     "dtype": "float64",
+                    "threads": 2,
                     "contender": contender,
                     "runs": 4096,
                     "steps": 200,
