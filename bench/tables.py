@@ -62,8 +62,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("host_us", "device_us", "end_to_end_us", "dropped_rounds", "status", "reason", "command", "cell"),
     ),
     "sweep_time": (
-        *("optimizer", "function", "dimension", "device", "device_name", "dtype", "threads", "contender", "runs", "steps"),
-        *("rounds", "calls_per_round", "median_ns", "q1_ns", "q3_ns", "min_ns"),
+        *("optimizer", "function", "dimension", "device", "device_name", "dtype", "threads"),
+        *("contender", "runs", "steps", "rounds", "calls_per_round", "median_ns", "q1_ns", "q3_ns", "min_ns"),
         *("ratio", "ratio_low", "ratio_high", "verdict", "difference", "first_call_s", "dropped_rounds"),
         *("status", "reason", "command", "cell"),
     ),

@@ -242,9 +242,7 @@ class Code:
         self.words = {
             "evaluate": gradient.evaluate.address,
             **rotation.words(function, rows, real),
-            "begin": compiled.begin.address,
             "uniform": compiled.uniform_of.address,
-            "powers": compiled.powers_of.address if self.step.split.count else 0,
             "coefficients": compiled.coefficients_of.address,
             "rule": compiled.rule_of.address,
             "dimension": self.dimension,
@@ -277,6 +275,7 @@ def _run(
     buffers[:, COMMON.index("parts") * PITCH :][:, : len(code.parts)] = code.parts
     for name in step.common:
         buffers[:, step.row[name] * PITCH] = columns[name][0]
+    begins = step.begin({name: columns[name][0] for name in step.common})
     kept, size, aims = steps // every + 1 if every else 0, given["starts"].shape, given["targets"].shape
     found = Sweep(
         *(np.empty(shape) for shape in (runs, size, runs)),
@@ -292,13 +291,14 @@ def _run(
         "buffer_bytes": buffers.strides[0],
         "runs": runs,
         "table": table,
+        "begin_count": len(begins),
         "steps": steps,
         "every": every,
         "judged": "lowest" in given,
         "target_count": aims[1],
     }
-    places = {"buffers": buffers, "inputs": inputs, "order": order, "distinct": distinct, "first_of": first_of}
-    places |= given | vars(found)
+    places = {"buffers": buffers, "begins": begins, "inputs": inputs, "order": order} | given | vars(found)
+    places |= {"distinct": distinct, "first_of": first_of}
     words = np.zeros(len(JOB), np.int64)
     for name, value in (numbers | {name: array.ctypes.data for name, array in places.items()}).items():
         words[JOB.index(name)] = value
@@ -311,8 +311,8 @@ def _settings(step: Step, inputs: np.ndarray, blocks: int) -> tuple[np.ndarray, 
     shared = inputs[[name in step.split.depends for name in step.columns]]
     order = np.lexsort(shared) if len(shared) else np.arange(inputs.shape[1])
     order = np.concatenate([order, np.repeat(order[-1:], blocks * LANES - len(order))])
-    if not step.split.count:
-        return order, np.empty(0, np.int64), np.empty(0, np.int64)
+    if not step.split.power_names:
+        return order, np.zeros(blocks, np.int64), np.empty(0, np.int64)
     alone = not step.split.depends <= {*step.columns}  # a power of what runs do not share
     return order, *_distinct(shared[:, order], blocks, alone)
 

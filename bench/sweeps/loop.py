@@ -7,20 +7,20 @@ from bench.sweeps.step import TABLE, TABLE_WIDTH
 
 #: what the words of a job hold
 JOB = (
-    "next next_buffer blocks buffers buffer_bytes dimension runs order columns inputs lowest highest seeds starts "
-    "steps every judged evaluate turned matrix kept_row table begin uniform powers coefficients rule distinct first_of "
-    "values points best bad_step bad_values recorded_values recorded_points targets hits target_count "
-    "own_rows numbers move back disturb"  # of the disturbance; the addresses of what it does not have are 0
-).split()
+    (
+        "next next_buffer blocks buffers buffer_bytes dimension runs order columns inputs lowest highest seeds starts "
+        "steps every judged evaluate turned matrix kept_row table begins begin_count uniform coefficients rule "
+        "distinct first_of values points best bad_step bad_values recorded_values recorded_points targets hits "
+        "target_count own_rows numbers move back disturb"  # of the disturbance; the addresses of what it does not have are 0
+    ).split()
+)
 
 LOOP = """
 {WORDS}
 call = caller(types.void, types.intp)
 call_turned = caller(types.void, types.intp, types.intp, types.intp, types.intp, types.intp)
-call_begin = caller(types.void, types.intp, types.intp)
 call_uniform = caller(types.void, types.intp, types.intp, types.intp, types.float64)
-call_powers = caller(types.void, types.intp, types.intp, types.intp, types.intp)
-call_coefficients = caller(types.void, types.intp, types.intp, types.float64)
+call_coefficients = caller(types.void, types.intp, types.intp, types.float64, types.intp, types.intp)
 call_rule = caller(types.void, types.intp, types.intp, types.intp)
 call_disturbance = caller(types.void, types.intp, types.intp, types.intp, types.intp, types.intp)
 
@@ -88,6 +88,18 @@ def gather(b, row, source, places):
 
 
 @njit(**OPTIONS)
+def begin_row(b, row, source, value, dimension):
+    count = 1 if row < {head} else dimension  # a scalar, or a state of each coordinate
+    for i in range(count):
+        for l in range(LANES):
+            init = value if source < 0 else get_float64(b, source * {PITCH} + l)
+            if row < {head}:
+                set_float64(b, row * {PITCH} + l, stored_float32(init))
+            else:
+                set_{REAL}(b, (row + i * {stride}) * {SIZE} + l, {REAL}(init))
+
+
+@njit(**OPTIONS)
 def begin(b, job, places):
     for c in range(word(job, COLUMNS)):
         gather(b, ({common} + c) * {PITCH}, word(job, INPUTS) + 8 * c * word(job, RUNS), places)
@@ -103,7 +115,9 @@ def begin(b, job, places):
         for l in range(LANES):
             start = get_float64(word(job, STARTS), word(places, l) * word(job, DIMENSION) + i)
             set_{REAL}(b, {X} + l, {REAL}(start))
-    call_begin(word(job, BEGIN), (b, word(job, DIMENSION)))
+    for k in range(word(job, BEGIN_COUNT)):
+        at = word(job, BEGINS) + 24 * k
+        begin_row(b, int(get_float64(at, 0)), int(get_float64(at, 1)), get_float64(at, 2), word(job, DIMENSION))
 
 
 @njit(**OPTIONS)
@@ -150,10 +164,8 @@ def record(b, job, places, t):
 @njit(**OPTIONS)
 def step(b, job, block, row, t):
     disturbed(b, job, t, DISTURB)
-    if word(job, POWERS) != 0:
-        settings = (word(word(job, DISTINCT), block), word(job, FIRST_OF) + 8 * block * LANES)
-        call_powers(word(job, POWERS), (b, row, *settings))
-    call_coefficients(word(job, COEFFICIENTS), (b, row, float64(t == 0)))
+    settings = (word(word(job, DISTINCT), block), word(job, FIRST_OF) + 8 * block * LANES)
+    call_coefficients(word(job, COEFFICIENTS), (b, row, float64(t == 0), *settings))
     for i in range(word(job, DIMENSION)):
         call_rule(word(job, RULE), (b, b + i * {COORDINATE}, row))
 
@@ -198,6 +210,9 @@ def loop_source(real: str) -> str:
         "X": f"{HEAD * size} + i * {STRIDE * size}",
         "common": str(len(COMMON)),
         "PITCH": str(PITCH),
+        "SIZE": str(size),
+        "head": str(HEAD),
+        "stride": str(STRIDE),
         "ROW": str(8 * PITCH),
         "COORDINATE": str(8 * STRIDE * PITCH),
         "STEPS_KNOWN": str(TABLE),

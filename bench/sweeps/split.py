@@ -8,7 +8,7 @@ step changes are kept from the first one.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from optimizers.algorithm import Algorithm
@@ -18,24 +18,25 @@ Depends = dict[str, frozenset[str]]
 
 
 class Split(NamedTuple):
-    """Three functions that together are an algorithm's `coefficients`.
+    """Three pieces of source that together are an algorithm's `coefficients`; names of its own begin with ``v_``.
 
     varying: the inputs that differ from run to run: hyper-parameters, and the scalar states that come of them.
-    uniform: all inputs in, the numbers that are alike in all runs out, named ``u_0``, ``u_1``, … in `numbers`.
-    powers: all inputs and the `numbers` in, powers that runs may share out, as many as `count`.
-    coefficients: all inputs, the `numbers` and the powers in; `answers` out: new states (``new_step``) and outputs.
+    uniform: statements that compute the `numbers`, which are alike in all runs, from the inputs that do not vary.
+    powers: statements that compute the `power_names`, which some runs share, from the inputs that vary and the numbers.
+    coefficients: statements with which, from all of those, the expressions in `answers` are the new states, by the name
+        ``new_step`` and the like, and the algorithm's outputs, as far as they are no numbers.
     states, outputs: which of the `numbers` a scalar state and an output of the algorithm is, if it is one.
     depends: the varying inputs that the powers depend on.
     constant: which of the algorithm's outputs are the same in every step.
     """
 
     varying: frozenset[str]
-    uniform: str
+    uniform: list[str]
     numbers: tuple[str, ...]
-    powers: str
-    count: int
-    coefficients: str
-    answers: tuple[str, ...]
+    powers: list[str]
+    power_names: tuple[str, ...]
+    coefficients: list[str]
+    answers: Mapping[str, str]
     states: Mapping[str, str]
     outputs: Mapping[str, str]
     depends: frozenset[str]
@@ -72,16 +73,16 @@ def split(algorithm: Algorithm, columns: frozenset[str]) -> Split:
         return depends <= shared | {*used} and any(map(_is_power, ast.walk(node)))
 
     raised, rest, powers = _apart(rest, inputs, "power", powerful, whole=True)
-    arguments = list(algorithm.inputs)
+    own = {*algorithm.inputs, *_names(body, ast.Store)}
     changing = {*algorithm.scalars, "first"}
     return Split(
         varying,
-        _function("uniform", arguments, [*together, _return(map(_name, used))]),
+        _lines(together, own),
         used,
-        _function("powers", [*arguments, *used], [*raised, _return(map(_name, powers))]),
-        len(powers),
-        _function("coefficients", [*arguments, *used, *powers], rest),
-        answers,
+        _lines(raised, own),
+        tuple(powers),
+        _lines(rest[:-1], own),
+        dict(zip(answers, _lines(map(ast.Expr, _elements(rest[-1])), own), strict=True)),
         {name: numbers[new] for name, new in zip(algorithm.scalars, states, strict=True) if new in numbers},
         {name: numbers[name] for name in algorithm.outputs if name in numbers},
         shared,
@@ -195,29 +196,35 @@ def _elements(answer: ast.stmt) -> list[ast.expr]:
     return answer.value.elts if isinstance(answer.value, ast.Tuple) else [answer.value]
 
 
-def _names(body: Sequence[ast.stmt]) -> set[str]:
-    """The names that are read."""
-    return {n.id for s in body for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+def _names(body: Sequence[ast.stmt], kind: type = ast.Load) -> set[str]:
+    """The names that are read, or that are assigned to."""
+    return {n.id for s in body for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, kind)}
 
 
 def _alive(body: list[ast.stmt]) -> list[ast.stmt]:
     """Without assignments to what nobody reads."""
     alive = [body[-1]]
     for statement in reversed(body[:-1]):
-        targets = {name.id for name in ast.walk(statement.targets[0]) if isinstance(name, ast.Name)}
-        if targets & _names(alive):
+        if _names([statement], ast.Store) & _names(alive):
             alive.insert(0, statement)
     return alive
+
+
+def _lines(body: Iterable[ast.stmt], own: set[str]) -> list[str]:
+    """Source text in which nothing that surrounds it has the algorithm's own names."""
+    lines = []
+    for statement in body:
+        new = ast.parse(ast.unparse(ast.fix_missing_locations(statement))).body[0]
+        for name in ast.walk(new):
+            if isinstance(name, ast.Name) and name.id in own:
+                name.id = "stored_float32" if name.id == "stored" else f"v_{name.id}"
+        lines.append(ast.unparse(new))
+    return lines
 
 
 def _name(name: str) -> ast.Name:
     return ast.Name(name, ast.Load())
 
 
-def _return(parts) -> ast.Return:
-    return ast.Return(ast.Tuple(list(parts), ast.Load()))
-
-
-def _function(name: str, arguments: Sequence[str], body: Sequence[ast.stmt]) -> str:
-    lines = [f"    {ast.unparse(ast.fix_missing_locations(statement))}" for statement in body]
-    return "\n".join([f"def {name}({', '.join(arguments)}):", *lines])
+def _return(parts: list[ast.expr]) -> ast.Return:
+    return ast.Return(ast.Tuple(parts, ast.Load()))

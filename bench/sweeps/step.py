@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 from bench.sweeps import layout
 from bench.sweeps.layout import BEGINNING, COMMON, HEAD, INLINE, STRIDE, double, over_lanes, put_double
@@ -29,53 +31,44 @@ class Step:
         self.columns = [name for name in names if name in varying]
         self.common = [name for name in names if name not in varying]
         self.split = split(algorithm, frozenset(self.columns))
-        rows = [*self.columns, *self.common, *algorithm.scalars, *(f"power_{k}" for k in range(self.split.count))]
+        rows = [*self.columns, *self.common, *algorithm.scalars, *self.split.power_names]
         rows += [f"c_{name}" for name in algorithm.outputs if name not in self.split.outputs]
         self.row = {name: len(COMMON) + i for i, name in enumerate(rows)}
         if len(COMMON) + len(rows) > HEAD or 2 + len(self.slots) > STRIDE or len(self.split.numbers) > TABLE_WIDTH:
             raise TypeError(f"a sweep has no place for {len(rows)} numbers and {len(self.slots)} states")
 
     def source(self) -> str:
-        """The module with ``begin(b)``; ``uniform_of(b, table, count, first)``, which fills rows of the table for so
-        many steps; ``powers_of(b, row, distinct, first_of)`` if there are powers; ``coefficients_of(b, row, first)``;
-        and, for the coordinate whose rows begin at `at`, ``rule_of(b, at, row)``.
+        """The module with ``uniform_of(b, table, count, first)``, which fills the table for so many steps;
+        ``coefficients_of(b, row, first, distinct, first_of)``, of the step with that row of the table; and, for the
+        coordinate whose rows begin at `at`, ``rule_of(b, at, row)``.
         """
-        parts = [BEGINNING]
-        for text in (self.split.uniform, self.split.powers, self.split.coefficients):
-            parts += ["@njit(**{**INNER, 'fastmath': False}, forceinline=True)", text]
-        parts += [f"@{INLINE}", definition(self.algorithm.rule, "rule")]
-        compiled = "cfunc('void({})', cache=True, **OPTIONS)".format
-        parts += [
-            layout.function("begin", "b, dimension", self._begin(), compiled("intp, intp")),
-            layout.function(
-                "uniform_of", "b, table, count, first", self._uniform(), compiled("intp, intp, intp, float64")
+        exact = "cfunc('void({})', cache=True, **{{**OPTIONS, 'fastmath': False}})".format
+        functions = [
+            ("uniform_of", "b, table, count, first", self._uniform(), exact("intp, intp, intp, float64")),
+            (
+                "coefficients_of",
+                "b, row, first, distinct, first_of",
+                [*self._numbers(self.split.numbers), *self._powers(), *self._coefficients(), "return"],
+                exact("intp, intp, float64, intp, intp"),
             ),
-            layout.function("coefficients_of", "b, row, first", self._coefficients(), compiled("intp, intp, float64")),
-            layout.function("rule_of", "b, at, row", self._rule(), compiled("intp, intp, intp")),
+            ("rule_of", "b, at, row", self._rule(), "cfunc('void(intp, intp, intp)', cache=True, **OPTIONS)"),
         ]
-        if self.split.count:
-            arguments = compiled("intp, intp, intp, intp")
-            parts.append(layout.function("powers_of", "b, row, distinct, first_of", self._powers(), arguments))
-        return "\n".join(parts)
+        rule = definition(self.algorithm.rule, "rule")
+        return "\n".join([BEGINNING, f"@{INLINE}", rule, *(layout.function(*one) for one in functions)])
 
-    def _lane(self, name: str) -> str:
-        """The lane that a number of this lane is in: what all runs have in common is in the first."""
-        return "l" if name in self.split.varying else "0"
-
-    def _init(self, init: float | str) -> str:
-        return double(self.row[init], self._lane(init)) if isinstance(init, str) else f"float64({init})"
-
-    def _begin(self) -> list[str]:
-        varying = {name: init for name, init in self.algorithm.scalars.items() if name in self.split.varying}
-        scalars = [put_double(self.row[n], f"stored_float32({self._init(i)})") for n, i in varying.items()]
-        states = [
-            layout.put(
-                self.real, HEAD + 2 + k, f"{self.real}({self._init(self.algorithm.slots[name].init)})", "i", STRIDE
-            )
-            for k, name in enumerate(self.slots)
-        ]
-        lines = over_lanes(scalars)
-        return [*lines, "for i in range(dimension):", *layout.indented(over_lanes(states) or ["pass"])]
+    def begin(self, common: Mapping[str, float]) -> np.ndarray:
+        """What varying scalars and the states begin with, [numbers, 3]: the row; the row it is copied from or -1; the
+        value if there is none. `common` are the values of what runs have in common.
+        """
+        rows = {self.row[name]: init for name, init in self.algorithm.scalars.items() if name in self.split.varying}
+        rows |= {HEAD + 2 + k: self.algorithm.slots[name].init for k, name in enumerate(self.slots)}
+        return np.array(
+            [
+                (row, self.row[init], 0.0) if init in self.columns else (row, -1, common.get(init, init))
+                for row, init in rows.items()
+            ],
+            np.float64,
+        ).reshape(-1, 3)
 
     def _number(self, name: str, base: str = "row") -> tuple[str, str]:
         """The type and the place of one number of a step: an output has the type of the coordinates."""
@@ -88,60 +81,62 @@ class Step:
         """The states that all runs have in common are kept from call to call."""
         split, scalars = self.split, self.algorithm.scalars
         alike = {name: self.row[name] for name in scalars if name not in split.varying}
-        begin = [put_double(row, f"stored_float32({self._init(scalars[n])})", "0") for n, row in alike.items()]
-        supplied = {"first": "first", "stored": "stored_float32"} | dict.fromkeys(split.varying, "0.0")
-        values = [supplied.get(name) or double(self.row[name], "0") for name in self.algorithm.inputs]
-        lines = [f"{', '.join(split.numbers)}, = uniform({', '.join(values)})"]
-        lines += [put_double(row, f"stored_float32({split.states[name]})", "0") for name, row in alike.items()]
+        inits = {
+            row: double(self.row[scalars[n]], "0") if isinstance(scalars[n], str) else f"float64({scalars[n]})"
+            for n, row in alike.items()
+        }
+        begin = [put_double(row, f"stored_float32({init})", "0") for row, init in inits.items()]
+        lines = [
+            *(f"v_{name} = {self._input(name, '0')}" for name in self.algorithm.inputs if name not in split.varying),
+            *split.uniform,
+            *(put_double(row, f"stored_float32({split.states[name]})", "0") for name, row in alike.items()),
+        ]
         for name in split.numbers:
             kind, place = self._number(name, f"table + {8 * TABLE_WIDTH} * t")
             lines.append(f"set_{kind}({place}, {kind}({name}))")
         begin = ["if first != 0.0:", *layout.indented(begin)] if begin else []
         return [*begin, "for t in range(count):", *layout.indented([*lines, "first = 0.0"])]
 
+    def _input(self, name: str, lane: str) -> str:
+        supplied = {"first": "first", "stored": "0.0"}  # the second is a function, by another name
+        return supplied.get(name) or double(self.row[name], lane)
+
     def _numbers(self, names: Iterable[str]) -> list[str]:
         """Takes numbers of this step from the table, ahead of a loop over lanes."""
         return [f"{name} = get_{kind}({place})" for name in names for kind, place in [self._number(name)]]
 
-    def _arguments(self, lane: str, first: str) -> list[str]:
-        supplied = {"first": first, "stored": "stored_float32"}
-        own = [supplied.get(name, "0.0") for name in self.algorithm.inputs]
-        for i, name in enumerate(self.algorithm.inputs):
-            if name in self.split.varying:
-                own[i] = double(self.row[name], lane)
-        return [*own, *self.split.numbers]
+    def _inputs(self, lane: str) -> list[str]:
+        return [f"v_{name} = {self._input(name, lane)}" for name in self.algorithm.inputs if name in self.split.varying]
 
     def _powers(self) -> list[str]:
         """Each distinct setting's powers are computed once and handed to the lanes up to the next setting."""
-        lines = [
-            *self._numbers(self.split.numbers),
-            "for j in range(distinct):",
-            "    k = word(first_of, j)",
-            "    stop = word(first_of, j + 1) if j + 1 < distinct else LANES",
-            f"    answer = powers({', '.join(self._arguments('k', '0.0'))})",
-        ]
-        for k in range(self.split.count):
-            lines += [f"    power = answer[{k}]", "    for l in range(k, stop):"]
-            lines.append(f"        {put_double(self.row[f'power_{k}'], 'power')}")
-        return lines
+        if not self.split.power_names:
+            return []
+        lines = [*self._inputs("k"), *self.split.powers]
+        for name in self.split.power_names:
+            lines += ["for l in range(k, stop):", f"    {put_double(self.row[name], name)}"]
+        stop = "stop = word(first_of, j + 1) if j + 1 < distinct else LANES"
+        return ["for j in range(distinct):", *layout.indented(["k = word(first_of, j)", stop, *lines])]
 
     def _coefficients(self) -> list[str]:
         """Advances the scalar state, and keeps the coefficients, rounded as the kernels of the library round them."""
         split = self.split
-        arguments = self._arguments("l", "first") + [double(self.row[f"power_{k}"]) for k in range(split.count)]
-        kept: dict[str, str] = {}
-        for i, name in enumerate(split.answers):
-            state = name.removeprefix("new_")
-            if name == f"new_{state}" and state in self.algorithm.scalars:
-                kept[name] = put_double(self.row[state], f"stored_float32(answer[{i}])")
-            else:
-                kept[name] = layout.put(self.real, self.row[f"c_{name}"], f"{self.real}(answer[{i}])")
-        call = f"answer = coefficients({', '.join(arguments)})"
+        computed = [
+            *self._inputs("l"),
+            *(f"{name} = {double(self.row[name])}" for name in split.power_names),
+            *split.coefficients,
+        ]
+        states = {f"new_{name}": self.row[name] for name in self.algorithm.scalars}
+        kept = {
+            name: put_double(states[name], f"stored_float32({value})")
+            if name in states
+            else layout.put(self.real, self.row[f"c_{name}"], f"{self.real}({value})")
+            for name, value in split.answers.items()
+        }
         once = [kept[name] for name in kept if name in split.constant]
         always = [kept[name] for name in kept if name not in split.constant]
-        lines = ["if first != 0.0:", *layout.indented(over_lanes([call, *once]))] if once else []
-        lines += over_lanes([call, *always]) if always else []
-        return [*self._numbers(split.numbers), *lines] if lines else ["pass"]
+        lines = ["if first != 0.0:", *layout.indented(over_lanes([*computed, *once]))] if once else []
+        return [*lines, *(over_lanes([*computed, *always]) if always else [])]
 
     def _rule(self) -> list[str]:
         """One coordinate. A loop over all of them around this one would keep it from becoming vector instructions:

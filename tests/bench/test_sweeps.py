@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 
 import numpy as np
 import pytest
@@ -261,22 +260,24 @@ def test_the_parts_together_are_the_coefficients(name, differ):
     algorithm = getattr(optimizers, name).algorithm
     columns = {"nothing": [], "first": algorithm.hyper[:1], "all": [*algorithm.hyper, "direction"]}[differ]
     parts = split(algorithm, frozenset(columns))
-    assert "**" not in parts.coefficients
-    space: dict = dict(vars(__import__("optimizers.dialect", fromlist=["dialect"])))
-    exec(f"{parts.uniform}\n{parts.powers}\n{parts.coefficients}", space)
     values = {argument: 0.1 + 0.05 * i for i, argument in enumerate(algorithm.inputs)} | {"stored": float, "step": 3.0}
     values = {argument: values[argument] for argument in algorithm.inputs}
     expected = algorithm.coefficients(**values)
-    # what varies is hidden from the first part, and what does not from the others
-    hidden = {n: math.nan if n in parts.varying else value for n, value in values.items()}
-    numbers = space["uniform"](*hidden.values())
-    seen = [value if n in parts.varying or n == "stored" else math.nan for n, value in values.items()]
-    powers = space["powers"](*seen, *numbers)
-    assert len(numbers) == len(parts.numbers) and len(powers) == parts.count
-    answers = dict(zip(parts.answers, space["coefficients"](*seen, *numbers, *powers), strict=True))
-    named_numbers = dict(zip(parts.numbers, numbers, strict=True))
-    answers |= {f"new_{name}": named_numbers[number] for name, number in parts.states.items()}
-    answers |= {name: named_numbers[number] for name, number in parts.outputs.items()}
+    assert not any("**" in line for line in parts.coefficients)
+    space: dict = dict(vars(__import__("optimizers.dialect", fromlist=["dialect"]))) | {"stored_float32": float}
+    exec(
+        "\n".join(parts.uniform),
+        space | {f"v_{n}": x for n, x in values.items() if n not in parts.varying},
+        found := {},
+    )
+    numbers = {name: found[name] for name in parts.numbers}
+    space |= numbers | {f"v_{n}": x for n, x in values.items() if n in parts.varying}
+    exec("\n".join(parts.powers), space, found := {})
+    space |= {name: found[name] for name in parts.power_names}
+    exec("\n".join(parts.coefficients), space)
+    answers = {name: eval(text, space) for name, text in parts.answers.items()}
+    answers |= {f"new_{name}": numbers[number] for name, number in parts.states.items()}
+    answers |= {name: numbers[number] for name, number in parts.outputs.items()}
     returned = [*(f"new_{scalar}" for scalar in algorithm.scalars), *algorithm.outputs]
     assert [answers[name] for name in returned] == list(expected)
     later = {n: value + 4 if n in algorithm.scalars else value for n, value in values.items()}
@@ -288,14 +289,15 @@ def test_what_runs_share_is_taken_out_whole():
     adam, nadam = optimizers.Adam.algorithm, optimizers.NAdam.algorithm
     # where only learning rates differ, one product is left to each run in each step
     one = split(adam, frozenset({"lr"}))
-    assert one.coefficients.endswith("lr * u_11)") and not one.count and one.varying == {"lr"}
+    assert one.answers["step_size"] == "v_lr * u_11" and not one.power_names and one.varying == {"lr"}
     both = split(adam, frozenset({"lr", "beta1", "beta2"}))
-    assert both.depends == {"beta1", "beta2"} and both.count == 2 and "sqrt" not in both.coefficients
+    assert both.depends == {"beta1", "beta2"} and len(both.power_names) == 2
+    assert not any("sqrt" in line for line in [*both.coefficients, *both.answers.values()])
     assert both.constant == {"direction", "l2", "keep", "take1", "keep2", "take2"}
     # the product of momenta differs where the momenta do, and only there
     assert "mu_product" not in split(nadam, frozenset({"lr", "beta2"})).varying
     assert "mu_product" in split(nadam, frozenset({"momentum_decay"})).varying
-    assert split(optimizers.SGD.algorithm, frozenset({"lr", "momentum"})).count == 0
+    assert split(optimizers.SGD.algorithm, frozenset({"lr", "momentum"})).power_names == ()
 
 
 def test_a_state_that_begins_with_what_differs_differs_and_so_do_its_powers():
