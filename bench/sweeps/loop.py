@@ -5,15 +5,13 @@ from __future__ import annotations
 from bench.sweeps.layout import BEGINNING, COMMON, HEAD, PITCH, STRIDE
 from bench.sweeps.step import TABLE, TABLE_WIDTH
 
-#: what the words of a job hold
+#: what the words of a job hold; the last are of the disturbance, and addresses of what it does not have are 0
 JOB = (
-    (
-        "next next_buffer blocks buffers buffer_bytes dimension runs order columns inputs lowest highest seeds starts "
-        "steps every judged evaluate turned matrix kept_row table begins begin_count uniform coefficients rule "
-        "distinct first_of values points best bad_step bad_values recorded_values recorded_points targets hits "
-        "target_count own_rows numbers move back disturb"  # of the disturbance; the addresses of what it does not have are 0
-    ).split()
-)
+    "next next_buffer blocks buffers buffer_bytes dimension runs order columns inputs lowest highest seeds starts "
+    "steps every judged evaluate turned matrix kept_row table begins begin_count uniform coefficients rule "
+    "distinct first_of values points best bad_step bad_values recorded_values recorded_points targets hits "
+    "target_count own_rows numbers move back disturb"
+).split()
 
 LOOP = """
 {WORDS}
