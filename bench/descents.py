@@ -90,17 +90,15 @@ def compiled(
     device: str = "cpu",
 ) -> Runs:
     """Runs of an elementwise optimizer of ours; `options` beside the learning rate."""
-    if device != "cpu":  # the sweep there keeps losses, and leaves it to others to judge them
-        return judge(recorded(function, cls, starts, lrs, steps, device, options), starts)
-    from bench.sweeps import engine
-
+    make = sweeper(device)
     all_starts = starts.take(np.tile(np.arange(len(starts.losses)), len(lrs)))
     given = {**(options or {}), "lr": np.repeat(lrs, len(starts.losses))}
     judged = {"bounds": (all_starts.lowest, all_starts.highest), "targets": all_starts.thresholds}
-    judged["seeds"] = all_starts.noise
-    engine.sweep(function, cls, given, all_starts.points, 0, **judged)  # untimed: it may compile
+    if function.disturbance is not None:
+        judged["seeds"] = all_starts.noise
+    make(function, cls, given, all_starts.points, 0, **judged)  # untimed: it may compile
     begin = time.perf_counter()
-    found = engine.sweep(function, cls, given, all_starts.points, steps, **judged)
+    found = make(function, cls, given, all_starts.points, steps, **judged)
     seconds = time.perf_counter() - begin
     diverged, count = found.bad_step >= 0, len(all_starts.losses)
     times = np.where((found.hits < 0) | diverged[:, None], np.inf, found.hits)

@@ -44,17 +44,14 @@ def sweep(
     dtype: str = "float64",
     every: int = 0,
     bounds: tuple[np.ndarray | float, np.ndarray | float] | None = None,
+    targets: np.ndarray | None = None,
     device: str = "cuda",
 ) -> engine.Sweep:
-    """`engine.sweep` on a GPU: the same arguments, errors and results.
+    """`engine.sweep` on a GPU: the same arguments but seeds, errors and results.
 
     Raises ValueError too for a function that `cuda_source.refusal` refuses.
     """
-    starts = np.atleast_2d(np.asarray(starts, np.float64))
-    if starts.shape[1] != function.dimension or not len(starts):
-        raise ValueError(f"{function.name} has {function.dimension} dimensions; starts are {starts.shape}")
-    if steps < 0 or every < 0:
-        raise ValueError(f"{steps} steps and a record every {every} make no sense; give 0 or more")
+    starts, targets = engine.checked(function, starts, steps, every, targets)
     if reason := cuda_source.refusal(function):
         raise ValueError(f"{function.name} has no sweep on CUDA: {reason}")
     columns, groups = engine._columns(cls, options, len(starts))
@@ -65,16 +62,24 @@ def sweep(
         step = Step(cls.algorithm, present, dtype, frozenset())
         rows = [columns[name][chosen] for name in [*step.common, "highest", "lowest"]] + [*starts[chosen].T]
         kernel = module(function, cls.algorithm, present, dtype).kernel
-        parts.append(_run(kernel, rows, function.dimension, steps, every, bounds is not None, device))
+        aims = targets[chosen].T
+        parts.append(_run(kernel, rows, aims, function.dimension, steps, every, bounds is not None, device))
     if len(parts) == 1:
         return parts[0]
     return engine._joined(parts, np.argsort(np.concatenate(list(groups.values()))))
 
 
 def _run(
-    kernel: Any, rows: list[np.ndarray], dimension: int, steps: int, every: int, judged: bool, device: str
+    kernel: Any,
+    rows: list[np.ndarray],
+    targets: np.ndarray,
+    dimension: int,
+    steps: int,
+    every: int,
+    judged: bool,
+    device: str,
 ) -> engine.Sweep:
-    """One launch; `rows` are the kernel's inputs."""
+    """One launch; `rows` are the kernel's inputs, `targets` [targets, runs]."""
     runs = len(rows[0])
     inputs = torch.empty(len(rows), runs, dtype=torch.float64, device=device)
     for to, row in zip(inputs, rows, strict=True):
@@ -84,10 +89,13 @@ def _run(
             to.copy_(torch.from_numpy(np.ascontiguousarray(row)))
     outputs = torch.empty(4 + dimension, runs, dtype=torch.float64, device=device)
     records = torch.empty(steps // every + 1 if every else 0, 1 + dimension, runs, dtype=torch.float64, device=device)
-    sizes = torch.tensor([runs, steps, every], device=device)
+    aims = torch.from_numpy(np.ascontiguousarray(targets)).to(device)
+    hits = torch.full(aims.shape, -1.0, dtype=torch.float64, device=device)
+    sizes = torch.tensor([runs, steps, every, len(aims)], device=device)
+    switches = {"JUDGED": judged, "RECORDED": every > 0, "AIMED": len(aims) > 0}
     with current(inputs.device):
         kernel[(-(-runs // LANES),)](
-            inputs, outputs, records, sizes, JUDGED=judged, RECORDED=every > 0, LANES=LANES, num_warps=WARPS
+            inputs, outputs, records, aims, hits, sizes, **switches, LANES=LANES, num_warps=WARPS
         )
     value, best, bad_step, bad_value, *points = outputs.cpu().numpy()
     kept = records.cpu().numpy()
@@ -99,5 +107,5 @@ def _run(
         bad_values=bad_value,
         recorded_values=kept[:, 0],
         recorded_points=kept[:, 1:].transpose(0, 2, 1),
-        hits=np.empty((runs, 0), np.int64),  # no targets are looked for: whoever wants hits records every step
+        hits=hits.cpu().numpy().T.astype(np.int64),
     )

@@ -141,7 +141,8 @@ def source(function: Function, step: Step) -> str:
 
     inputs [rows, runs]: what `step.common` says, the highest and the lowest value, and the start. outputs
     [4 + dimension, runs]: value, best, bad_step, bad_value and the point. records [kept, 1 + dimension, runs]: values
-    and points of every k-th step. All are float64. sizes: runs, steps and k.
+    and points of every k-th step. targets, hits [targets, runs]: values from the highest to the lowest, and the step at
+    which each is met, written where it is. All are float64. sizes: runs, steps, k and the number of targets.
     """
     algorithm, real, dimension = step.algorithm, step.real, function.dimension
     rows = [f"o_{name}" for name in step.common] + ["highest", "lowest"]
@@ -157,7 +158,11 @@ def source(function: Function, step: Step) -> str:
 
     def judged(t: str) -> list[str]:
         arguments = f"value, float64({t}), best, bad_step, bad_value, highest, lowest"
-        return ["if JUDGED:", f"    best, bad_step, bad_value = judge({arguments})"]
+        aims = f"value, float64({t}), met, target, targets, hits, count, runs, lane, inside"
+        return [
+            *("if JUDGED:", f"    best, bad_step, bad_value = judge({arguments})"),
+            *("if AIMED:", f"    met, target = meet({aims})"),
+        ]
 
     def recorded(t: str) -> list[str]:
         return [
@@ -184,7 +189,7 @@ def source(function: Function, step: Step) -> str:
         *[line for k in range(dimension) for line in stepped(k)],
     ]
     lines = [
-        "runs, steps, every = tl.load(sizes), tl.load(sizes + 1), tl.load(sizes + 2)",
+        "runs, steps, every, count = tl.load(sizes), tl.load(sizes + 1), tl.load(sizes + 2), tl.load(sizes + 3)",
         "lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)",
         "inside = lane < runs",
         *[f"{name} = tl.load(inputs + {i} * runs + lane, inside, 0.0)" for i, name in enumerate([*rows, *points])],
@@ -197,6 +202,8 @@ def source(function: Function, step: Step) -> str:
             for name in step.slots
         ],
         "best, bad_step, bad_value = zero + float('inf'), zero - 1.0, zero",
+        "met = tl.zeros([LANES], tl.int64)",
+        "target = tl.load(targets + lane, inside & (count > 0), float('nan'))",
         "for t in range(steps):",
         *[f"    {line}" for line in loop],
         evaluate,
@@ -208,13 +215,13 @@ def source(function: Function, step: Step) -> str:
         ],
         *[f"tl.store(outputs + {4 + k} * runs + lane, x_{k}.to(tl.float64), inside)" for k in range(dimension)],
     ]
-    constants = ", ".join(f"{name}: tl.constexpr" for name in ("JUDGED", "RECORDED", "LANES"))
+    constants = ", ".join(f"{name}: tl.constexpr" for name in ("JUDGED", "RECORDED", "AIMED", "LANES"))
     functions = [objective(function, real), coefficients(algorithm), exactly_divided(algorithm.rule, "rule")]
     return "\n\n".join(
         [
             BEGINNING,
             *[f"\n@triton.jit\n{text}\n" for text in functions],
-            f"\n@triton.jit\ndef kernel(inputs, outputs, records, sizes, {constants}):\n"
+            f"\n@triton.jit\ndef kernel(inputs, outputs, records, targets, hits, sizes, {constants}):\n"
             + textwrap.indent("\n".join(lines), "    ")
             + "\n",
         ]

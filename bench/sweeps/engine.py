@@ -96,14 +96,7 @@ def sweep(
     Raises ValueError for options the optimizer refuses or does not have, for starts of another dimension, for targets
     that rise, and for numbers that are no seeds.
     """
-    starts = np.atleast_2d(np.asarray(starts, np.float64))
-    if starts.shape[1] != function.dimension or not len(starts):
-        raise ValueError(f"{function.name} has {function.dimension} dimensions; starts are {starts.shape}")
-    if steps < 0 or every < 0:
-        raise ValueError(f"{steps} steps and a record every {every} make no sense; give 0 or more")
-    targets = np.empty((len(starts), 0)) if targets is None else np.asarray(targets, np.float64)
-    if len(targets) != len(starts) or (targets[:, 1:] > targets[:, :-1]).any():
-        raise ValueError(f"targets are {targets.shape} for {len(starts)} runs; give each run's, highest first")
+    starts, targets = checked(function, starts, steps, every, targets)
     columns, groups = _columns(cls, options, len(starts))
     arrays = {"starts": starts, "targets": targets, "seeds": _seeds(seeds, len(starts))}
     if bounds is not None:
@@ -115,6 +108,19 @@ def sweep(
         code = Code(function, cls.algorithm, present, dtype, varying)
         parts.append(_run(code, own, {name: array[chosen] for name, array in arrays.items()}, steps, every))
     return parts[0] if len(parts) == 1 else _joined(parts, np.argsort(np.concatenate(list(groups.values()))))
+
+
+def checked(function: Function, starts: Any, steps: int, every: int, targets: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The starts and the targets as arrays [runs, ...]; ValueError for what no sweep can do."""
+    starts = np.atleast_2d(np.asarray(starts, np.float64))
+    if starts.shape[1] != function.dimension or not len(starts):
+        raise ValueError(f"{function.name} has {function.dimension} dimensions; starts are {starts.shape}")
+    if steps < 0 or every < 0:
+        raise ValueError(f"{steps} steps and a record every {every} make no sense; give 0 or more")
+    targets = np.empty((len(starts), 0)) if targets is None else np.asarray(targets, np.float64)
+    if len(targets) != len(starts) or (targets[:, 1:] > targets[:, :-1]).any():
+        raise ValueError(f"targets are {targets.shape} for {len(starts)} runs; give each run's, highest first")
+    return starts, targets
 
 
 def evaluate(function: Function, points: np.ndarray, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:

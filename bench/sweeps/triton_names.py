@@ -54,6 +54,22 @@ def cos(x):
 
 
 @triton.jit
+def meet(value, t, met, target, targets, hits, count, runs, lane, inside):
+    """Notes step `t` for each target that a run comes down to; how many it has met, and the next, nan after the last.
+
+    targets, hits: [count, runs].
+    """
+    crossed = inside & (value <= target)
+    while tl.max(crossed.to(tl.int32), 0) > 0:
+        tl.store(hits + met * runs + lane, t, crossed)
+        met = tl.where(crossed, met + 1, met)
+        following = tl.load(targets + met * runs + lane, crossed & (met < count), float("nan"))
+        target = tl.where(crossed, following, target)
+        crossed = inside & (value <= target)
+    return met, target
+
+
+@triton.jit
 def judge(value, t, best, bad_step, bad_value, highest, lowest):
     """The least value so far, and the first step at which it was out of bounds, -1 for never, with the value then."""
     outside = (value > highest) | (value < lowest) | (value != value)

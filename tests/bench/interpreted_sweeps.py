@@ -114,6 +114,16 @@ def float32() -> dict:
     }
 
 
+def hits() -> list:
+    """The steps at which targets are met, of 300 runs, by both sweeps."""
+    booth, rng = FUNCTIONS["booth"], np.random.default_rng(3)
+    targets = -np.sort(-np.concatenate([rng.uniform(0, 120, (300, 4)), np.full((300, 1), -1.0)], 1))
+    targets[::5, 3] = targets[::5, 2]  # two of the same
+    given = (booth, optimizers.SGD, {"lr": np.logspace(-3, -1.3, 300)}, near(booth, 300), 9)
+    ours, theirs = cuda.sweep(*given, targets=targets, device="cpu"), engine.sweep(*given, targets=targets)
+    return [ours.hits.tolist(), theirs.hits.tolist()]
+
+
 def main() -> None:
     himmelblau, booth = FUNCTIONS["himmelblau"], FUNCTIONS["booth"]
     wild = {"lr": np.array([1e-4, 1e-2, 0.2, 1.0])}
@@ -126,6 +136,7 @@ def main() -> None:
         "many": both(booth, "Adam", {"lr": np.logspace(-4, -1, 300)}, near(booth, 300), 5, every=2),
         "no steps": both(booth, "Adam", {}, near(booth, 2), 0, every=1, bounds=(0.0, 1e9)),
         "race": race(),
+        "hits": hits(),
     }
     print(json.dumps(found))
 

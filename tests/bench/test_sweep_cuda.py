@@ -78,6 +78,14 @@ def test_what_diverges_is_judged_alike(found):
     assert found["bad from the start"]["best"] <= TOLERANCE  # infinite in the first
 
 
+def test_hits_are_those_of_the_cpu(found):
+    ours, theirs = found["hits"]
+    assert ours == theirs
+    met = np.array(ours)
+    assert (met == -1).any() and (met == 0).any() and met.max() > 5  # some never, some at once
+    assert ((met[:, 1:] == met[:, :-1]) & (met[:, 1:] > 0)).any()  # and several in one step
+
+
 def test_runs_of_several_programs_keep_their_places(found):
     assert {name: found["many"][name] for name in NUMBERS if not found["many"][name] <= TOLERANCE} == {}
     assert found["many"]["kept"] == 3
@@ -105,8 +113,9 @@ def compiled(function, optimizer, real, capability):
 
     algorithm = getattr(optimizers, optimizer).algorithm
     kernel = cuda.module(function, algorithm, (True,) * len(algorithm.slots), real).kernel
-    signature = {"inputs": "*fp64", "outputs": "*fp64", "records": "*fp64", "sizes": "*i64"}
-    constants = {"JUDGED": True, "RECORDED": True, "LANES": cuda.LANES}
+    signature = {"inputs": "*fp64", "outputs": "*fp64", "records": "*fp64"}
+    signature |= {"targets": "*fp64", "hits": "*fp64", "sizes": "*i64"}
+    constants = {"JUDGED": True, "RECORDED": True, "AIMED": True, "LANES": cuda.LANES}
     source = ASTSource(
         fn=kernel,
         signature=signature | dict.fromkeys(constants, "constexpr"),
