@@ -25,19 +25,15 @@ where the distance between neighbouring float32 is more than a turn, and float64
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 import numpy as np
-from numba import float64, int32, int64, njit, types, uint32, uint64
+from numba import int32, int64, njit, types, uint32, uint64
 from numba.extending import overload
 
-from .numba_dialect import INNER
+from .numba_waves import OPTIONS, WAVES, polynomial
 from .raw import bits_of_float32, bits_of_float64, float32_of_bits, float64_of_bits
 
 __all__ = ["cos", "exp", "exp_negative", "expm1", "log", "log1p", "log1p_unit", "sin", "tanh"]
-
-#: a call that is not inlined keeps the loop around it from becoming vector instructions
-OPTIONS = {**INNER, "forceinline": True}
 
 
 def exp(x):
@@ -83,19 +79,9 @@ def _split(kind, bits):
     return kind(high), kind((math.log(2) - high) + 2.319046813846299558e-17)
 
 
-def _polynomial(kind, coefficients):
-    """A compiled polynomial, from the constant term up."""
-    names = {f"c{k}": kind(c) for k, c in enumerate(coefficients)}
-    body = "c0"
-    for k in range(len(coefficients) - 1, -1, -1):
-        body = f"c{k}" if k == len(coefficients) - 1 else f"c{k} + x * ({body})"
-    exec(f"def polynomial(x):\n    return {body}", names)
-    return njit(**OPTIONS)(names["polynomial"])
-
-
 def _make(kind, integer, unsigned, bits_of, of_bits, mantissa, terms, ln2_bits):
-    """The functions in one precision; `mantissa` is its number of stored bits, `terms` the polynomial
-    of the exponential and how many the other series have."""
+    """The functions in one precision; `mantissa` is its number of stored bits, `terms` the polynomial of the
+    exponential and how many terms the logarithms' series have."""
     one, two, half, zero = kind(1), kind(2), kind(0.5), kind(0)
     magic = kind(1.5 * 2.0**mantissa)  # adding and taking it away rounds to a whole number
     ln2_high, ln2_low = _split(kind, ln2_bits)
@@ -109,13 +95,13 @@ def _make(kind, integer, unsigned, bits_of, of_bits, mantissa, terms, ln2_bits):
     mask = unsigned((1 << mantissa) - 1)
     lift, lifted = kind(2.0**mantissa), kind(mantissa)
     infinity, nan = kind(math.inf), kind(math.nan)
-    exponential = _polynomial(kind, terms[0])
-    artanh = _polynomial(kind, [2 / (2 * k + 3) for k in range(terms[1])])
-    wide_artanh = _polynomial(kind, [2 / (2 * k + 3) for k in range(terms[2])])
-    sine_series = _polynomial(kind, [(-1) ** (k + 1) / math.factorial(2 * k + 3) for k in range(terms[3])])
-    cosine_series = _polynomial(kind, [(-1) ** k / math.factorial(2 * k + 4) for k in range(terms[3])])
+    exponential = polynomial(kind, terms[0])
+    artanh = polynomial(kind, [2 / (2 * k + 3) for k in range(terms[1])])
+    wide_artanh = polynomial(kind, [2 / (2 * k + 3) for k in range(terms[2])])
     # the last bits of a number added to this are the biased exponent of a power of two
     exponent_magic, least = magic + kind(bias), kind(-(bias + 0.49) * math.log(2))
+    # from here on the exponential is 0 and infinite
+    vanishing, overflowing = kind(-(bias + mantissa + 3) * math.log(2)), kind((bias + 2) * math.log(2))
 
     @njit(**OPTIONS)
     def power_of_two(n):
@@ -131,12 +117,14 @@ def _make(kind, integer, unsigned, bits_of, of_bits, mantissa, terms, ln2_bits):
 
     @njit(**OPTIONS)
     def exp(x):
-        n, p = reduce(x)
-        first = (n * half + magic) - magic  # in two steps, for what is below the normal numbers
-        y = (one + p) * power_of_two(first) * power_of_two(n - first)
-        y = infinity if x > largest else y
-        y = zero if x < smallest else y
-        return x if x != x else y
+        x = vanishing if x < vanishing else x  # in this order nan stays
+        x = overflowing if x > overflowing else x
+        n = (x * log2e + magic) - magic
+        r = (x - n * ln2_high) - n * ln2_low
+        first = n * half + exponent_magic  # in two steps, for what is below the normal numbers
+        second = (n - (first - exponent_magic)) + exponent_magic
+        y = one + (r + r * r * exponential(r))
+        return y * of_bits(unsigned(bits_of(first) << shift)) * of_bits(unsigned(bits_of(second) << shift))
 
     @njit(**OPTIONS)
     def exp_negative(x):
@@ -203,69 +191,23 @@ def _make(kind, integer, unsigned, bits_of, of_bits, mantissa, terms, ln2_bits):
         y = y if x > zero else -y
         return x if x == zero or x != x else y
 
-    @njit(**OPTIONS)
-    def sines(x):
-        """The last two bits of n, and sine and cosine of x - n pi/2."""
-        t = float64(x) * float64(2 / math.pi) + TURN_MAGIC
-        n = t - TURN_MAGIC
-        first = float64(x) - n * HALF_PI[0]  # exact, as are the two products that follow
-        second, third = n * HALF_PI[1], n * HALF_PI[2]
-        between = first - second
-        wide = between - third
-        back = wide - between
-        rest = (first - between) - second + ((between - (wide - back)) - (third + back)) - n * HALF_PI[3]
-        high = wide + rest
-        low = kind((wide - high) + rest)
-        r = kind(high)
-        low = kind(high - float64(r)) + low
-        z = r * r
-        whole = one - half * z
-        cosine = whole + (((one - whole) - half * z) + (z * z * cosine_series(z) - r * low))
-        return bits_of_float64(t) & uint64(3), r + (low * whole + r * z * sine_series(z)), cosine
-
-    @njit(**OPTIONS)
-    def sin(x):
-        n, sine, cosine = sines(x)
-        y = cosine if n & uint64(1) else sine
-        y = -y if n & uint64(2) else y
-        y = y if abs(x) <= FARTHEST else nan
-        return x if x == zero else y
-
-    @njit(**OPTIONS)
-    def cos(x):
-        n, sine, cosine = sines(x)
-        y = sine if n & uint64(1) else cosine
-        y = -y if (n + uint64(1)) & uint64(2) else y
-        return y if abs(x) <= FARTHEST else nan
+    sin, cos = WAVES[kind]
 
     found = locals()
     return {name: found[name] for name in __all__}
 
 
-def _half_pi():
-    """pi/2 in four parts; the first three have 26 bits, so that their products with whole numbers below 2^27 are exact.
-
-    pi is the sum of these three float64, to 2^-160.
-    """
-    rest = sum(map(Fraction, (3.141592653589793, 1.2246467991473532e-16, -2.9947698097183397e-33))) / 2
-    parts = []
-    for bits in (25, 51, 77):
-        parts.append(math.floor(rest * 2**bits) / 2.0**bits)
-        rest -= Fraction(parts[-1])
-    return (*parts, float(rest))
-
-
-HALF_PI = _half_pi()
-TURN_MAGIC = 1.5 * 2.0**52  # adding and taking it away rounds to a whole number, which its last bits then hold
-FARTHEST = 1e8
-
-#: (e^r - 1 - r) / r² for |r| <= ln 2 / 2. In float32 by the exchange algorithm of Remez, for the relative error of e^r:
-#: 3.1e-9, where the series, one term longer, has 5e-9
+#: (e^r - 1 - r) / r² for |r| <= ln 2 / 2, from the constant term up, by the exchange algorithm of Remez, for the
+#: relative error of e^r: 3.1e-9 in float32, where the series, one term longer, has 5e-9, and 5.3e-20 in float64
 _EXPONENTIAL = [0.4999999341250157, 0.16666520107819590, 0.04166839421089387, 0.00836878041118365, 0.00138144670593266]
-_SERIES = [1 / math.factorial(k) for k in range(2, 15)]
+_DOUBLE_EXPONENTIAL = [
+    *(0.500000000000000004, 0.166666666666666834, 0.0416666666666660948, 0.00833333333331704732),
+    *(0.00138888888891154596, 0.000198412698963507878, 0.0000248015869268339885, 2.75572348955421219e-6),
+    *(2.75575817627263038e-7, 2.51120249151712742e-8, 2.08266313973531235e-9),
+]
 
-_SINGLE = _make(np.float32, int32, uint32, bits_of_float32, float32_of_bits, 23, (_EXPONENTIAL, 5, 7, 4), 14)
-_DOUBLE = _make(np.float64, int64, uint64, bits_of_float64, float64_of_bits, 52, (_SERIES, 12, 17, 8), 32)
+_SINGLE = _make(np.float32, int32, uint32, bits_of_float32, float32_of_bits, 23, (_EXPONENTIAL, 5, 7), 14)
+_DOUBLE = _make(np.float64, int64, uint64, bits_of_float64, float64_of_bits, 52, (_DOUBLE_EXPONENTIAL, 12, 17), 32)
 
 
 def _offer(function):
