@@ -25,177 +25,16 @@ where the distance between neighbouring float32 is more than a turn, and float64
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
-from numba import int32, int64, njit, types, uint32, uint64
-from numba.extending import overload
+from numba import types
+from numba.extending import intrinsic
 
-from .numba_waves import OPTIONS, WAVES, polynomial
-from .raw import bits_of_float32, bits_of_float64, float32_of_bits, float64_of_bits
+from .llvm_numbers import Number, polynomial, where
+from .numba_waves import double_cos, double_sin, single_cos, single_sin
 
 __all__ = ["cos", "exp", "exp_negative", "expm1", "log", "log1p", "log1p_unit", "sin", "tanh"]
-
-
-def exp(x):
-    """e to the power of `x`."""
-
-
-def exp_negative(x):
-    """`exp` of what is not positive; 0 where that is below the smallest normal number."""
-
-
-def expm1(x):
-    """``exp(x) - 1``, exact near 0."""
-
-
-def log(x):
-    """The natural logarithm; -inf at 0, nan below."""
-
-
-def log1p(x):
-    """``log(1 + x)``, exact near 0."""
-
-
-def log1p_unit(x):
-    """`log1p` of what lies in [0, 1]."""
-
-
-def tanh(x):
-    """The hyperbolic tangent, exact near 0."""
-
-
-def sin(x):
-    """The sine; nan beyond 1e8."""
-
-
-def cos(x):
-    """The cosine; nan beyond 1e8."""
-
-
-def _split(kind, bits):
-    """ln 2 in two parts; the first is short, so that whole multiples of it are exact."""
-    high = math.floor(math.log(2) * 2.0**bits) / 2.0**bits
-    # ln 2 is this far from the nearest float64
-    return kind(high), kind((math.log(2) - high) + 2.319046813846299558e-17)
-
-
-def _make(kind, integer, unsigned, bits_of, of_bits, mantissa, terms, ln2_bits):
-    """The functions in one precision; `mantissa` is its number of stored bits, `terms` the polynomial of the
-    exponential and how many terms the logarithms' series have."""
-    one, two, half, zero = kind(1), kind(2), kind(0.5), kind(0)
-    magic = kind(1.5 * 2.0**mantissa)  # adding and taking it away rounds to a whole number
-    ln2_high, ln2_low = _split(kind, ln2_bits)
-    log2e = kind(1 / math.log(2))
-    bias = (1 << (31 - mantissa if kind is np.float32 else 63 - mantissa) - 1) - 1
-    shift, exponent_zero = unsigned(mantissa), integer(bias)
-    largest, smallest = kind(bias + 1) * kind(math.log(2)), kind(-(bias + mantissa + 1)) * kind(math.log(2))
-    normal = kind(2.0 ** (1 - bias))
-    root_half = unsigned(int(np.array(math.sqrt(0.5), kind).view(f"u{np.dtype(kind).itemsize}")))
-    one_bits = unsigned(int(np.array(1, kind).view(f"u{np.dtype(kind).itemsize}")))
-    mask = unsigned((1 << mantissa) - 1)
-    lift, lifted = kind(2.0**mantissa), kind(mantissa)
-    infinity, nan = kind(math.inf), kind(math.nan)
-    exponential = polynomial(kind, terms[0])
-    artanh = polynomial(kind, [2 / (2 * k + 3) for k in range(terms[1])])
-    wide_artanh = polynomial(kind, [2 / (2 * k + 3) for k in range(terms[2])])
-    # the last bits of a number added to this are the biased exponent of a power of two
-    exponent_magic, least = magic + kind(bias), kind(-(bias + 0.49) * math.log(2))
-    # from here on the exponential is 0 and infinite
-    vanishing, overflowing = kind(-(bias + mantissa + 3) * math.log(2)), kind((bias + 2) * math.log(2))
-
-    @njit(**OPTIONS)
-    def power_of_two(n):
-        return of_bits(unsigned(integer(n) + exponent_zero) << shift)
-
-    @njit(**OPTIONS)
-    def reduce(x):
-        """n and e^r - 1 where x = n ln 2 + r; arguments beyond the range are brought to its edge."""
-        x = min(max(x, smallest), largest)
-        n = (x * log2e + magic) - magic
-        r = (x - n * ln2_high) - n * ln2_low
-        return n, r + r * r * exponential(r)
-
-    @njit(**OPTIONS)
-    def exp(x):
-        x = vanishing if x < vanishing else x  # in this order nan stays
-        x = overflowing if x > overflowing else x
-        n = (x * log2e + magic) - magic
-        r = (x - n * ln2_high) - n * ln2_low
-        first = n * half + exponent_magic  # in two steps, for what is below the normal numbers
-        second = (n - (first - exponent_magic)) + exponent_magic
-        y = one + (r + r * r * exponential(r))
-        return y * of_bits(unsigned(bits_of(first) << shift)) * of_bits(unsigned(bits_of(second) << shift))
-
-    @njit(**OPTIONS)
-    def exp_negative(x):
-        x = least if x < least else x  # in this order nan stays
-        t = x * log2e + exponent_magic
-        n = t - exponent_magic
-        r = (x - n * ln2_high) - n * ln2_low
-        return (one + (r + r * r * exponential(r))) * of_bits(unsigned(bits_of(t) << shift))
-
-    @njit(**OPTIONS)
-    def expm1(x):
-        n, p = reduce(x)
-        first = (n * half + magic) - magic
-        scale = power_of_two(first)
-        rest = power_of_two(n - first)
-        y = (p * scale + (scale - one / rest)) * rest
-        y = infinity if x > largest else y
-        y = -one if x < kind(-(mantissa + 3)) else y
-        return x if x != x or x == zero else y
-
-    @njit(**OPTIONS)
-    def log_of_parts(e, f):
-        """e ln 2 + log(1 + f) for f between sqrt(1/2) - 1 and sqrt(2) - 1."""
-        s = f / (two + f)
-        z = s * s
-        square = half * f * f
-        return e * ln2_high + (f - (square - (s * (square + z * artanh(z)) + e * ln2_low)))
-
-    @njit(**OPTIONS)
-    def parts(x):
-        """e and f with x = 2^e (1 + f), exactly."""
-        bits = bits_of(x) + (one_bits - root_half)
-        return kind(integer(bits >> shift) - exponent_zero), of_bits((bits & mask) + root_half) - one
-
-    @njit(**OPTIONS)
-    def log(x):
-        small = x < normal
-        e, f = parts(x * lift if small else x)
-        y = log_of_parts(e - lifted if small else e, f)
-        y = -infinity if x == zero else y
-        y = nan if x < zero else y
-        return x if x != x or x == infinity else y
-
-    @njit(**OPTIONS)
-    def log1p(x):
-        u = one + x
-        e, f = parts(u)
-        scale = power_of_two(-min(e, kind(bias - 1)))  # beyond, where nothing is lost, it would be no number
-        y = log_of_parts(e, f + (x - (u - one)) * scale)  # what was lost in the sum comes back
-        y = -infinity if u == zero else y
-        y = nan if u < zero else y
-        return x if (x == zero) | (x != x) | (x == infinity) else y
-
-    @njit(**OPTIONS)
-    def log1p_unit(x):
-        s = x / (two + x)
-        z = s * s
-        return x - s * (x - z * wide_artanh(z))
-
-    @njit(**OPTIONS)
-    def tanh(x):
-        m = expm1(two * min(abs(x), kind(mantissa)))
-        y = m / (m + two)
-        y = y if x > zero else -y
-        return x if x == zero or x != x else y
-
-    sin, cos = WAVES[kind]
-
-    found = locals()
-    return {name: found[name] for name in __all__}
-
 
 #: (e^r - 1 - r) / r² for |r| <= ln 2 / 2, from the constant term up, by the exchange algorithm of Remez, for the
 #: relative error of e^r: 3.1e-9 in float32, where the series, one term longer, has 5e-9, and 5.3e-20 in float64
@@ -206,19 +45,146 @@ _DOUBLE_EXPONENTIAL = [
     *(2.75575817627263038e-7, 2.51120249151712742e-8, 2.08266313973531235e-9),
 ]
 
-_SINGLE = _make(np.float32, int32, uint32, bits_of_float32, float32_of_bits, 23, (_EXPONENTIAL, 5, 7), 14)
-_DOUBLE = _make(np.float64, int64, uint64, bits_of_float64, float64_of_bits, 52, (_DOUBLE_EXPONENTIAL, 12, 17), 32)
+
+def _split(kind, bits):
+    """ln 2 in two parts; the first is short, so that whole multiples of it are exact."""
+    high = math.floor(math.log(2) * 2.0**bits) / 2.0**bits
+    # ln 2 is this far from the nearest float64
+    return kind(high), kind((math.log(2) - high) + 2.319046813846299558e-17)
 
 
-def _offer(function):
-    single, double = _SINGLE[function.__name__], _DOUBLE[function.__name__]
+def _make(kind, mantissa, exponential_terms, artanh_terms, wide_artanh_terms, ln2_bits) -> dict[str, Callable]:
+    """The functions in one precision; `mantissa` is its number of stored bits, then come the polynomial of the
+    exponential, how many terms the logarithms' series have, and how long the first part of ln 2 is.
+    """
+    magic = kind(1.5 * 2.0**mantissa)  # adding and taking it away rounds to a whole number
+    ln2_high, ln2_low = _split(kind, ln2_bits)
+    log2e = kind(1 / math.log(2))
+    width = 8 * np.dtype(kind).itemsize
+    bias = (1 << (width - 1 - mantissa) - 1) - 1
+    largest, smallest = kind(bias + 1) * kind(math.log(2)), kind(-(bias + mantissa + 1)) * kind(math.log(2))
+    normal = kind(2.0 ** (1 - bias))
+    root_half = int(np.array(math.sqrt(0.5), kind).view(f"u{width // 8}"))
+    one_bits = int(np.array(1, kind).view(f"u{width // 8}"))
+    mask = (1 << mantissa) - 1
+    artanh, wide_artanh = ([kind(2 / (2 * k + 3)) for k in range(terms)] for terms in (artanh_terms, wide_artanh_terms))
+    # the last bits of a number added to this are the biased exponent of a power of two
+    exponent_magic, least = magic + kind(bias), kind(-(bias + 0.49) * math.log(2))
+    # from here on the exponential is 0 and infinite
+    vanishing, overflowing = kind(-(bias + mantissa + 3) * math.log(2)), kind((bias + 2) * math.log(2))
 
-    @overload(function, jit_options=OPTIONS)
-    def choose(x):
-        if x == types.float32:
-            return lambda x: single(x)
-        return lambda x: double(x)
+    def power_of_two(n):
+        return ((n.whole() + bias) << mantissa).of_bits()
+
+    def remainder(x, n):
+        """x - n ln 2, and e to that power less 1."""
+        r = (x - n * ln2_high) - n * ln2_low
+        return r + r * r * polynomial(r, exponential_terms)
+
+    def exp(x):
+        x = where(x < vanishing, vanishing, x)  # in this order nan stays
+        x = where(x > overflowing, overflowing, x)
+        n = (x * log2e + magic) - magic
+        first = n * 0.5 + exponent_magic  # in two steps, for what is below the normal numbers
+        second = (n - (first - exponent_magic)) + exponent_magic
+        y = (1.0 + remainder(x, n)) * (first.bits() << mantissa).of_bits()
+        return y * (second.bits() << mantissa).of_bits()
+
+    def exp_negative(x):
+        x = where(x < least, least, x)  # in this order nan stays
+        t = x * log2e + exponent_magic
+        return (1.0 + remainder(x, t - exponent_magic)) * (t.bits() << mantissa).of_bits()
+
+    def expm1(x):
+        inside = where(x > smallest, x, smallest)
+        inside = where(inside < largest, inside, largest)
+        n = (inside * log2e + magic) - magic
+        first = (n * 0.5 + magic) - magic
+        scale = power_of_two(first)
+        rest = power_of_two(n - first)
+        y = (remainder(inside, n) * scale + (scale - 1.0 / rest)) * rest
+        y = where(x > largest, math.inf, y)
+        y = where(x < -(mantissa + 3.0), -1.0, y)
+        return where((x != x) | (x == 0.0), x, y)
+
+    def log_of_parts(e, f):
+        """e ln 2 + log(1 + f) for f between sqrt(1/2) - 1 and sqrt(2) - 1."""
+        s = f / (2.0 + f)
+        z = s * s
+        square = 0.5 * f * f
+        return e * ln2_high + (f - (square - (s * (square + z * polynomial(z, artanh)) + e * ln2_low)))
+
+    def parts(x):
+        """e and f with x = 2^e (1 + f), exactly."""
+        bits = x.bits() + (one_bits - root_half)
+        return ((bits >> mantissa) - bias).of_whole(), ((bits & mask) + root_half).of_bits() - 1.0
+
+    def log(x):
+        small = x < normal
+        e, f = parts(where(small, x * 2.0**mantissa, x))
+        y = log_of_parts(where(small, e - float(mantissa), e), f)
+        y = where(x == 0.0, -math.inf, y)
+        y = where(x < 0.0, math.nan, y)
+        return where((x != x) | (x == math.inf), x, y)
+
+    def log1p(x):
+        u = 1.0 + x
+        e, f = parts(u)
+        scale = power_of_two(
+            -where(e < bias - 1.0, e, bias - 1.0)
+        )  # beyond, where nothing is lost, it would be no number
+        y = log_of_parts(e, f + (x - (u - 1.0)) * scale)  # what was lost in the sum comes back
+        y = where(u == 0.0, -math.inf, y)
+        y = where(u < 0.0, math.nan, y)
+        return where((x == 0.0) | (x != x) | (x == math.inf), x, y)
+
+    def log1p_unit(x):
+        s = x / (2.0 + x)
+        z = s * s
+        return x - s * (x - z * polynomial(z, wide_artanh))
+
+    def tanh(x):
+        size = abs(x)
+        m = expm1(2.0 * where(size < float(mantissa), size, float(mantissa)))
+        y = m / (m + 2.0)
+        y = where(x > 0.0, y, -y)
+        return where((x == 0.0) | (x != x), x, y)
+
+    sin, cos = (single_sin, single_cos) if kind is np.float32 else (double_sin, double_cos)
+
+    found = locals()
+    return {name: found[name] for name in __all__}
 
 
-for _name in __all__:
-    _offer(globals()[_name])
+_MADE = {
+    types.float32: _make(np.float32, 23, _EXPONENTIAL, 5, 7, 14),
+    types.float64: _make(np.float64, 52, _DOUBLE_EXPONENTIAL, 12, 17, 32),
+}
+
+
+def _offer(name, doc):
+    """A function for compiled code; in float64 but of float32."""
+
+    def function(typing, x):
+        kind = types.float32 if x == types.float32 else types.float64
+
+        def generate(context, builder, signature, values):
+            return _MADE[kind][name](Number(builder, values[0])).value
+
+        return kind(kind), generate
+
+    function.__name__, function.__doc__ = name, doc
+    return intrinsic(function)
+
+
+exp = _offer("exp", "e to the power of `x`.")
+exp_negative = _offer(
+    "exp_negative", "`exp` of what is not positive; 0 where that is below the smallest normal number."
+)
+expm1 = _offer("expm1", "``exp(x) - 1``, exact near 0.")
+log = _offer("log", "The natural logarithm; -inf at 0, nan below.")
+log1p = _offer("log1p", "``log(1 + x)``, exact near 0.")
+log1p_unit = _offer("log1p_unit", "`log1p` of what lies in [0, 1].")
+tanh = _offer("tanh", "The hyperbolic tangent, exact near 0.")
+sin = _offer("sin", "The sine; nan beyond 1e8.")
+cos = _offer("cos", "The cosine; nan beyond 1e8.")
