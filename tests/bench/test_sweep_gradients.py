@@ -34,7 +34,9 @@ def called(text: str, name: str) -> int:
 
 @pytest.mark.parametrize("name", IN_TEN)
 def test_sines_and_exponentials_are_taken_once(name):
-    """For each argument in the definition one sine and one cosine at most, one exponential and one logarithm."""
+    """For each argument in the definition one sine and one cosine at most, one exponential and one logarithm; all on the
+    way there, none on the way back.
+    """
     text, _ = kernel.gradient_source(named(name), "float64")
     traced = trace(named(name))
     expressions = [traced.value, *(one.term for one in traced.repeated)]
@@ -45,6 +47,9 @@ def test_sines_and_exponentials_are_taken_once(name):
     for function in SLOW:
         most = len(arguments["wave" if function in ("sin", "cos") else function])
         assert called(text, function) <= most, f"{function} of {most} arguments"
+    _, *parts = text.split("\ndef part_")
+    back = text.count(", -1, -1)")
+    assert not any(called(part.split("\n@")[0], function) for part in parts[len(parts) - back :] for function in SLOW)
 
 
 @pytest.mark.parametrize(
