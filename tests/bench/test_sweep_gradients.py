@@ -34,8 +34,8 @@ def called(text: str, name: str) -> int:
 
 @pytest.mark.parametrize("name", IN_TEN)
 def test_sines_and_exponentials_are_taken_once(name):
-    """For each argument in the definition one sine and one cosine at most, one exponential and one logarithm; all on the
-    way there, none on the way back.
+    """For each argument in the definition one sine and one cosine at most, one exponential and one logarithm; all
+    on the way there, none on the way back.
     """
     text, _ = kernel.gradient_source(named(name), "float64")
     traced = trace(named(name))
