@@ -2,95 +2,27 @@
 
 Up to four coordinates everything is written out, so that it stays in registers. Beyond, and where a sum runs over more
 data than that, loops stay loops: a pass adds up the sums, then the chain rule goes back through their terms (reverse
-mode by hand, with sympy for the derivative of a term).
+mode by hand, with sympy for the derivative of a term), but for those whose share in the gradient was known at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import sympy
 
 from bench.sweeps import layout
 from bench.sweeps.layout import HEAD, STRIDE, indented, over_lanes
-from bench.sweeps.trace import MATHEMATICS, Repeated, Trace, atan2, coordinate, number, parse, sign
+from bench.sweeps.trace import Repeated, Trace, atan2, coordinate, number, parse
+from bench.sweeps.writer import Writer
 
 #: up to so many coordinates, and terms of a sum, a function is written out
 WRITTEN_OUT = 4
 
-CALLS = {function: name for name, function in MATHEMATICS.items() if name != "sqrt"} | {sign: "sign"}
 #: what takes longer than to keep a row and fetch it again, besides divisions and roots
 SLOW = (sympy.sin, sympy.cos, sympy.exp, sympy.log, atan2)
 #: what a sum, a product or the largest term begins with
 BEGIN = {"sum": "0.0", "prod": "1.0", "max": "-np.inf"}
-
-
-class Writer:
-    """Writes expressions as assignments; `real` is the type of every constant, or one would make all float64."""
-
-    def __init__(self, real: str, names: dict[sympy.Symbol, str] | None = None) -> None:
-        self.real, self.names = real, dict(names or {})
-        self.lines: list[str] = []
-        self.count = 0
-
-    def write(self, expressions: Sequence[sympy.Expr]) -> list[str]:
-        """Assigns what several expressions share to temporaries; the text of each expression."""
-        shared, reduced = sympy.cse(
-            list(expressions), symbols=(sympy.Symbol(f"c{self.count}_{k}") for k in range(9999))
-        )
-        self.count += 1
-        for symbol, expression in shared:
-            self.lines.append(f"{symbol} = {self.text(expression)}")
-        return [self.text(expression) for expression in reduced]
-
-    def text(self, e: sympy.Expr) -> str:
-        """One expression, in parentheses where needed."""
-        if isinstance(e, sympy.Symbol):
-            return self.names.get(e, str(e))
-        if e.is_Number or e.is_NumberSymbol:
-            return f"{self.real}({float(e)!r})"
-        if e.is_Add:
-            return f"({' + '.join(self.text(term) for term in e.args)})"
-        if e.is_Mul:
-            return self._product(e)
-        if e.is_Pow:
-            return self._power(e.base, e.exp)
-        if e.func in CALLS:
-            return f"{CALLS[e.func]}({', '.join(map(self.text, e.args))})"
-        raise TypeError(f"definitions have no {e.func.__name__}")
-
-    def _product(self, e: sympy.Expr) -> str:
-        numerator, denominator = sympy.fraction(e, exact=True)
-        if denominator != 1 and not denominator.is_Number:
-            return f"({self.text(numerator)} / {self.text(denominator)})"
-        number, rest = e.as_coeff_Mul()
-        if number == -1:
-            return f"(-{self.text(rest)})"
-        return f"({' * '.join(self.text(factor) for factor in e.args)})"
-
-    def _power(self, base: sympy.Expr, power: sympy.Expr) -> str:
-        if power.is_negative:
-            return f"({self.real}(1.0) / {self._power(base, -power)})"
-        half = sympy.Rational(power)
-        if half.q not in (1, 2):
-            return self.text(sympy.exp(power * sympy.log(base), evaluate=False))
-        name = self._name(self.text(base))
-        factors = [f"sqrt({name})"] if half.q == 2 else []
-        square, n = name, half.p // half.q
-        while n:
-            if n & 1:
-                factors.append(square)
-            n >>= 1
-            if n:
-                square = self._name(f"{square} * {square}")
-        return f"({' * '.join(factors)})"
-
-    def _name(self, text: str) -> str:
-        if text.isidentifier():
-            return text
-        self.count += 1
-        self.lines.append(f"p{self.count} = {text}")
-        return f"p{self.count}"
 
 
 def can_be_written_out(trace: Trace) -> bool:
@@ -235,8 +167,8 @@ class Loops:
         return self.get("x", _index(offset)) if table == "x" else f"{table.upper()}[{_index(offset)}]"
 
     def _forward(self, alike: list[Repeated]) -> tuple[list[str], dict[sympy.Symbol, str]]:
-        """Adds the terms of index i to the sums, multiplies the products, and counts how many are the largest; what
-        those owe that pay at once.
+        """Adds the terms of index i to the sums, multiplies the products, counts how many are the largest, and keeps
+        what is needed on the way back; with what those owe that pay at once.
         """
         writer = Writer(self.real)
         owed = _together((self.by[one.name], self.slopes[one.name]) for one in alike if self.pays_at_once(one))
