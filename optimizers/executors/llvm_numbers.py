@@ -123,6 +123,10 @@ class Number:
         """A whole number with a sign as a float."""
         return self._new(self.builder.sitofp(self.value, _FLOATS[self.value.type.width]))
 
+    def low_word(self) -> Number:
+        """The last 32 bits of a whole number of 64."""
+        return self._new(self.builder.trunc(self.value, ir.IntType(32)))
+
     def single(self) -> Number:
         """A float64 rounded to float32."""
         return self._new(self.builder.fptrunc(self.value, ir.FloatType()))

@@ -32,7 +32,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .llvm_numbers import Number, polynomial, where
-from .numba_waves import double_cos, double_sin, single_cos, single_sin
+from .numba_waves import DOUBLE, SINGLE
 
 __all__ = ["cos", "exp", "exp_negative", "expm1", "log", "log1p", "log1p_unit", "sin", "tanh"]
 
@@ -150,7 +150,8 @@ def _make(kind, mantissa, exponential_terms, artanh_terms, wide_artanh_terms, ln
         y = where(x > 0.0, y, -y)
         return where((x == 0.0) | (x != x), x, y)
 
-    sin, cos = (single_sin, single_cos) if kind is np.float32 else (double_sin, double_cos)
+    waves = SINGLE if kind is np.float32 else DOUBLE
+    sin, cos = waves.sin, waves.cos
 
     found = locals()
     return {name: found[name] for name in __all__}

@@ -7,6 +7,8 @@ Functions, 1980), of pi/2 in parts, in float64 in either precision; then comes a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 
 from .llvm_numbers import Number, polynomial, where
@@ -45,7 +47,6 @@ HALF_PI = _half_pi()
 LAST_PARTS = HALF_PI[2] + HALF_PI[3]
 TURN_MAGIC = 1.5 * 2.0**52  # adding and taking it away rounds to a whole number, which its last bits then hold
 FARTHEST = 1e8
-SIGN = 1 << 63  # the bit of a float64
 
 
 def _turns(x: Number) -> tuple[Number, Number, Number]:
@@ -58,57 +59,51 @@ def _turns(x: Number) -> tuple[Number, Number, Number]:
     return t.bits(), n, (x - n * HALF_PI[0]) - n * HALF_PI[1]
 
 
-def _turned(y: Number, bits: Number) -> Number:
-    """The float64 y with the sign that sine has after n quarters of a turn."""
-    return (y.bits() ^ ((bits << 62) & SIGN)).of_bits()
-
-
-def _within(x: Number, y: Number) -> Number:
-    return where(abs(x) <= FARTHEST, y, math.nan)
-
-
-def _double_waves(x: Number) -> tuple[Number, Number, Number]:
-    """The bits of n, and sine and cosine of x - n pi/2."""
+def _double_remainder(x: Number) -> tuple[Number, Number, Number]:
+    """The last bits of n, and x - n pi/2 in two parts."""
     bits, n, wide = _turns(x)
     r = wide - n * HALF_PI[2]
-    low = ((wide - r) - n * HALF_PI[2]) - n * HALF_PI[3]  # up to its last product exact
-    z = r * r
-    whole = 1.0 - 0.5 * z
-    cosine = whole + (((1.0 - whole) - 0.5 * z) + (z * z * polynomial(z, _DOUBLE_COSINE) - r * low))
-    return bits, r + (low * whole + r * z * polynomial(z, _DOUBLE_SINE)), cosine
+    return bits, r, ((wide - r) - n * HALF_PI[2]) - n * HALF_PI[3]  # up to its last product exact
 
 
-def double_sin(x: Number) -> Number:
-    bits, sine, cosine = _double_waves(x)
-    y = _turned(where((bits & 1) != 0, cosine, sine), bits)
-    return where(x == 0.0, x, _within(x, y))
-
-
-def double_cos(x: Number) -> Number:
-    bits, sine, cosine = _double_waves(x)
-    return _within(x, _turned(where((bits & 1) != 0, sine, cosine), bits + 1))
-
-
-def _single_waves(x: Number) -> tuple[Number, Number, Number, Number, Number]:
-    """The bits of n, r and r² in float64 for r = x - n pi/2, sin(r) / r - 1 and (cos(r) - 1) / r²."""
+def _single_remainder(x: Number) -> tuple[Number, Number, Number]:
+    """The same for float32: the difference is taken in float64, and then parted."""
     bits, n, wide = _turns(x.double())
-    r = wide - n * LAST_PARTS
-    square = r * r
-    z = square.single()
-    return bits, r, square, z * polynomial(z, _SINE), z * polynomial(z, _COSINE) - 0.5
+    whole = wide - n * LAST_PARTS
+    r = whole.single()
+    return bits.low_word(), r, (whole - r.double()).single()
 
 
-def single_sin(x: Number) -> Number:
-    """The last sum in float64, so that the result is rounded once."""
-    bits, r, square, sine, cosine = _single_waves(x)
-    odd = (bits & 1) != 0
-    y = where(odd, 1.0, r) + where(odd, square, r) * where(odd, cosine, sine).double()
-    return where(x == 0.0, x, _within(x, _turned(y, bits).single()))
+@dataclass(frozen=True)
+class Waves:
+    """Sine and cosine in one precision."""
+
+    remainder: Callable[[Number], tuple[Number, Number, Number]]
+    sine_terms: list[float]
+    cosine_terms: list[float]
+    width: int  # bits of a number
+
+    def both(self, x: Number) -> tuple[Number, Number, Number]:
+        """The last bits of n, and sine and cosine of x - n pi/2."""
+        bits, r, low = self.remainder(x)
+        z = r * r
+        whole = 1.0 - 0.5 * z
+        cosine = whole + (((1.0 - whole) - 0.5 * z) + (z * z * polynomial(z, self.cosine_terms) - r * low))
+        return bits, r + (low * whole + r * z * polynomial(z, self.sine_terms)), cosine
+
+    def turned(self, x: Number, y: Number, bits: Number) -> Number:
+        """`y` with the sign that sine has after n quarters of a turn; nan where `x` is too far away."""
+        sign = (bits << (self.width - 2)) & (1 << (self.width - 1))
+        return where(abs(x) <= FARTHEST, (y.bits() ^ sign).of_bits(), math.nan)
+
+    def sin(self, x: Number) -> Number:
+        bits, sine, cosine = self.both(x)
+        return where(x == 0.0, x, self.turned(x, where((bits & 1) != 0, cosine, sine), bits))
+
+    def cos(self, x: Number) -> Number:
+        bits, sine, cosine = self.both(x)
+        return self.turned(x, where((bits & 1) != 0, sine, cosine), bits + 1)
 
 
-def single_cos(x: Number) -> Number:
-    """As for the sine."""
-    bits, r, square, sine, cosine = _single_waves(x)
-    odd = (bits & 1) != 0
-    y = where(odd, r, 1.0) + where(odd, r, square) * where(odd, sine, cosine).double()
-    return _within(x, _turned(y, bits + 1).single())
+SINGLE = Waves(_single_remainder, _SINE, _COSINE, 32)
+DOUBLE = Waves(_double_remainder, _DOUBLE_SINE, _DOUBLE_COSINE, 64)
