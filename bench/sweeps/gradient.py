@@ -43,8 +43,8 @@ def written_out(trace: Trace, real: str) -> list[str]:
 class Loops:
     """A function's gradient over rows of lanes; `first` is the first row that is free for it, `end` the first after.
 
-    Where the value's derivative by a sum is a number, a sum's terms pay what they owe to the gradient at once. What
-    others owe waits until that derivative is known: it is kept, a row for each term, where it takes more than a few
+    Where the value's derivative by a sum is a number, its terms pay what they owe to the gradient at once. What others
+    owe waits until that derivative is known: it is kept, a row for each term, where it takes more than a few
     multiplications, and made anew where not.
     """
 
@@ -62,7 +62,7 @@ class Loops:
             rows = {one.name: 1}
             if one.kind == "prod":
                 rows |= {f"terms_{one.name}": one.length, f"after_{one.name}": 1}
-            elif not self.pays_at_once(one):
+            elif self.waits(one):
                 rows |= {f"by_{one.name}": 1}
             if self.keeps(one):
                 rows |= {f"{one.name}_by_{symbol}": one.length for symbol in self.slopes[one.name]}
@@ -72,17 +72,24 @@ class Loops:
                 self.row[name] = self.end, 1
                 self.end += count
 
+    def waits(self, one: Repeated) -> bool:
+        """Whether the derivative of the value by this one is known only after all terms."""
+        return one.kind != "sum" or not self.by[one.name].is_number
+
     def pays_at_once(self, one: Repeated) -> bool:
-        """Whether the derivative of the value by this sum is the same everywhere."""
-        return one.kind == "sum" and bool(self.by[one.name].is_number)
+        """Whether what its terms owe is added to the gradient on the way there: it is if it can be, but for what is
+        quick to make anew where somebody has to go back over the same places.
+        """
+        alike = (other for other in self.trace.repeated if other.length == one.length)
+        return not self.waits(one) and (self.slow(one) or not any(map(self.waits, alike)))
 
     def keeps(self, one: Repeated) -> bool:
-        """Whether the derivatives of the terms are kept for the way back: a product's always, a sum's if they are
-        slow to make anew.
-        """
-        if one.kind == "sum" and not self.pays_at_once(one):
-            return any(slope.has(*SLOW) or _divides(slope) for slope in self.slopes[one.name].values())
-        return one.kind == "prod"
+        """Whether the derivatives of the terms are kept for the way back."""
+        return one.kind == "prod" or (one.kind == "sum" and self.waits(one) and self.slow(one))
+
+    def slow(self, one: Repeated) -> bool:
+        """Whether a derivative of a term takes longer than to keep a row and fetch it again."""
+        return any(slope.has(*SLOW) or _divides(slope) for slope in self.slopes[one.name].values())
 
     def get(self, name: str, index: str = "") -> str:
         row, stride = self.row[name]
@@ -197,7 +204,7 @@ class Loops:
     def _outer(self) -> list[str]:
         """The value, its derivatives by each sum and product, and those by single coordinates."""
         value = self.trace.value
-        later = [one for one in self.trace.repeated if not self.pays_at_once(one)]
+        later = [one for one in self.trace.repeated if self.waits(one)]
         singles = {symbol: k for symbol in sorted(value.free_symbols, key=str) if (k := number(symbol)) is not None}
         by = [*(self.by[one.name] for one in later), *(sympy.diff(value, symbol) for symbol in singles)]
         writer = Writer(self.real)
@@ -225,8 +232,10 @@ class Loops:
         writer.lines = []
         debts: list[tuple[sympy.Expr, dict[sympy.Symbol, sympy.Expr]]] = []
         for one in alike:
-            factor = sympy.Symbol(f"factor_{one.name}", real=True)
-            lines.append(f"{factor} = {self._factor(one)}")
+            factor = self.by[one.name]
+            if self.waits(one):
+                factor = sympy.Symbol(f"factor_{one.name}", real=True)
+                lines.append(f"{factor} = {self._factor(one)}")
             slopes = self.slopes[one.name]
             if self.keeps(one):
                 slopes = {symbol: sympy.Symbol(f"{one.name}_by_{symbol}", real=True) for symbol in slopes}

@@ -11,7 +11,7 @@ import torch
 
 from bench.problems.function import Function
 from bench.problems.functions import named, scalable
-from bench.sweeps import engine, kernel
+from bench.sweeps import engine, kernel, layout
 from bench.sweeps.trace import trace
 
 IN_TEN = [f"{name}-10d" for name in scalable() if name != "watson"]  # which has only dimensions of its own
@@ -47,9 +47,20 @@ def test_sines_and_exponentials_are_taken_once(name):
     for function in SLOW:
         most = len(arguments["wave" if function in ("sin", "cos") else function])
         assert called(text, function) <= most, f"{function} of {most} arguments"
+    assert not slow_on_the_way_back(text)
+
+
+def slow_on_the_way_back(text: str) -> int:
+    """How many sines and the like the parts call that go from the last index to the first."""
     _, *parts = text.split("\ndef part_")
     back = text.count(", -1, -1)")
-    assert not any(called(part.split("\n@")[0], function) for part in parts[len(parts) - back :] for function in SLOW)
+    return sum(called(part.split("\n@")[0], function) for part in parts[len(parts) - back :] for function in SLOW)
+
+
+def test_a_sine_pays_at_once_even_where_a_product_goes_back():
+    function = made(lambda x, m: m.sum(m.sin(x)) + m.prod(m.cos(x)), 6)
+    text, _ = kernel.gradient_source(function, "float64")
+    assert ", -1, -1)" in text and not slow_on_the_way_back(text)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +72,14 @@ def test_sines_and_exponentials_are_taken_once(name):
 )
 def test_where_the_outer_derivative_is_a_number_there_is_one_pass(name, count):
     assert passes(name) == count
+
+
+@pytest.mark.parametrize(("name", "there"), [("zakharov-10d", False), ("griewank-10d", False), ("rastrigin-10d", True)])
+def test_who_goes_back_anyway_pays_then(name, there):
+    """A part that writes the gradient on the way there, where another pass writes it too, would do so twice."""
+    text = kernel.gradient_source(named(name), "float64")[0]
+    part = text.split("\ndef part_")[1].split("\n@")[0]
+    assert (f"set_float64(b, {(layout.HEAD + 1) * layout.PITCH} + i" in part) == there
 
 
 def test_what_is_quick_is_made_anew_and_what_is_slow_is_kept():
@@ -88,6 +107,7 @@ DEFINITIONS = {
     "sums, then single places": lambda x, m: m.sum(x**2) + x[0] * x[6],
     "a product": lambda x, m: m.prod(x[1:] * x[:-1] + 2),
     "a product and a sum": lambda x, m: m.prod(m.cos(x)) * m.sum(m.exp(x)) + m.sum(x),
+    "sines at once, then a product": lambda x, m: m.sum(m.sin(x)) + m.prod(m.cos(x)),
     "the largest": lambda x, m: m.max(m.absolute(x)) + m.max(x[2:] * x[:-2]),
 }
 
