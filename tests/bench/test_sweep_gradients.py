@@ -106,7 +106,7 @@ DEFINITIONS = {
     "single places, then sums": lambda x, m: x[0] * x[6] * m.sum(m.sin(x)),
     "sums, then single places": lambda x, m: m.sum(x**2) + x[0] * x[6],
     "a product": lambda x, m: m.prod(x[1:] * x[:-1] + 2),
-    "a product and a sum": lambda x, m: m.prod(m.cos(x)) * m.sum(m.exp(x)) + m.sum(x),
+    "a product and a sum": lambda x, m: m.prod(m.cos(x)) * m.sum(m.exp(x)) + 3 * m.sum(x**2),
     "sines at once, then a product": lambda x, m: m.sum(m.sin(x)) + m.prod(m.cos(x)),
     "the largest": lambda x, m: m.max(m.absolute(x)) + m.max(x[2:] * x[:-2]),
 }
