@@ -18,6 +18,7 @@ class Writer:
         self.real, self.names = real, dict(names or {})
         self.lines: list[str] = []
         self.count = 0
+        self.named: dict[str, str] = {}  # no name is ever assigned twice, so the same text is the same number
 
     def write(self, expressions: Sequence[sympy.Expr]) -> list[str]:
         """Assigns what several expressions share to temporaries; the text of each expression."""
@@ -74,6 +75,8 @@ class Writer:
     def _name(self, text: str) -> str:
         if text.isidentifier():
             return text
-        self.count += 1
-        self.lines.append(f"p{self.count} = {text}")
-        return f"p{self.count}"
+        if text not in self.named:
+            self.count += 1
+            self.named[text] = f"p{self.count}"
+            self.lines.append(f"p{self.count} = {text}")
+        return self.named[text]
