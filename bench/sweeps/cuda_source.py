@@ -76,17 +76,16 @@ class Unrolled(gradient.Loops):
 
     def source(self) -> list[str]:
         """The statements that assign ``value`` and ``g_0``, ``g_1``, … from ``x_0``, ``x_1``, …"""
-        lines = [self.put(one.name, f"{self.real}({int(one.kind == 'prod')})") for one in self.trace.repeated]
-        for alike in self._by_length():
-            lines += self._repeat(self._forward(alike), range(alike[0].length))
-        lines += [f"g_{k} = {self.real}(0)" for k in range(self.trace.dimension)]
-        lines += self._outer()
-        for alike in self._by_length():
-            lines += self._repeat(self._backward(alike), range(alike[0].length - 1, -1, -1))
-        return [line for line in lines if (sides := line.split(" = ", 1))[0] != sides[1]]
+        return [line for line in super().source() if (sides := line.split(" = ", 1))[0] != sides[1]]
 
-    def _repeat(self, lines: list[str], places: range) -> list[str]:
-        return [PLACE.sub(lambda found: self._name(found, i), line) for i in places for line in lines]  # noqa: B023
+    def over_lanes(self, lines: list[str]) -> list[str]:
+        return lines
+
+    def loop(self, rounds: range, lines: list[str]) -> list[str]:
+        return [PLACE.sub(lambda found: self._name(found, i), line) for i in rounds for line in lines]  # noqa: B023
+
+    def clear(self, rows: range) -> list[str]:
+        return [f"g_{k} = {self.real}(0)" for k in rows]
 
     def _name(self, found: re.Match, i: int) -> str:
         name, k = found[1], i + int(found[2] or 0)

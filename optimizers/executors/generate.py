@@ -74,7 +74,10 @@ def numba_ingredients() -> tuple[str, ...]:
     import llvmlite
     import numba
 
-    sources = [Path(__file__).with_name(f"{file}.py") for file in ("generate", "raw", "numba_dialect")]
+    sources = [
+        Path(__file__).with_name(f"{file}.py")
+        for file in ("generate", "raw", "numba_dialect", "numba_waves", "llvm_numbers")
+    ]
     return (numba.__version__, llvmlite.__version__, *[source.read_text(encoding="utf-8") for source in sources])
 
 

@@ -25,55 +25,25 @@ where the distance between neighbouring float32 is more than a turn, and float64
 from __future__ import annotations
 
 import math
-from fractions import Fraction
+from collections.abc import Callable
 
 import numpy as np
-from numba import float64, int32, int64, njit, types, uint32, uint64
-from numba.extending import overload
+from numba import types
+from numba.extending import intrinsic
 
-from .numba_dialect import INNER
-from .raw import bits_of_float32, bits_of_float64, float32_of_bits, float64_of_bits
+from .llvm_numbers import Number, polynomial, where
+from .numba_waves import DOUBLE, SINGLE
 
 __all__ = ["cos", "exp", "exp_negative", "expm1", "log", "log1p", "log1p_unit", "sin", "tanh"]
 
-#: a call that is not inlined keeps the loop around it from becoming vector instructions
-OPTIONS = {**INNER, "forceinline": True}
-
-
-def exp(x):
-    """e to the power of `x`."""
-
-
-def exp_negative(x):
-    """`exp` of what is not positive; 0 where that is below the smallest normal number."""
-
-
-def expm1(x):
-    """``exp(x) - 1``, exact near 0."""
-
-
-def log(x):
-    """The natural logarithm; -inf at 0, nan below."""
-
-
-def log1p(x):
-    """``log(1 + x)``, exact near 0."""
-
-
-def log1p_unit(x):
-    """`log1p` of what lies in [0, 1]."""
-
-
-def tanh(x):
-    """The hyperbolic tangent, exact near 0."""
-
-
-def sin(x):
-    """The sine; nan beyond 1e8."""
-
-
-def cos(x):
-    """The cosine; nan beyond 1e8."""
+#: (e^r - 1 - r) / r² for |r| <= ln 2 / 2, from the constant term up, by the exchange algorithm of Remez, for the
+#: relative error of e^r: 3.1e-9 in float32, where the series, one term longer, has 5e-9, and 5.3e-20 in float64
+_EXPONENTIAL = [0.4999999341250157, 0.16666520107819590, 0.04166839421089387, 0.00836878041118365, 0.00138144670593266]
+_DOUBLE_EXPONENTIAL = [
+    *(0.500000000000000004, 0.166666666666666834, 0.0416666666666660948, 0.00833333333331704732),
+    *(0.00138888888891154596, 0.000198412698963507878, 0.0000248015869268339885, 2.75572348955421219e-6),
+    *(2.75575817627263038e-7, 2.51120249151712742e-8, 2.08266313973531235e-9),
+]
 
 
 def _split(kind, bits):
@@ -83,200 +53,139 @@ def _split(kind, bits):
     return kind(high), kind((math.log(2) - high) + 2.319046813846299558e-17)
 
 
-def _polynomial(kind, coefficients):
-    """A compiled polynomial, from the constant term up."""
-    names = {f"c{k}": kind(c) for k, c in enumerate(coefficients)}
-    body = "c0"
-    for k in range(len(coefficients) - 1, -1, -1):
-        body = f"c{k}" if k == len(coefficients) - 1 else f"c{k} + x * ({body})"
-    exec(f"def polynomial(x):\n    return {body}", names)
-    return njit(**OPTIONS)(names["polynomial"])
-
-
-def _make(kind, integer, unsigned, bits_of, of_bits, mantissa, terms, ln2_bits):
-    """The functions in one precision; `mantissa` is its number of stored bits, `terms` the polynomial
-    of the exponential and how many the other series have."""
-    one, two, half, zero = kind(1), kind(2), kind(0.5), kind(0)
+def _make(kind, mantissa, exponential_terms, artanh_terms, wide_artanh_terms, ln2_bits) -> dict[str, Callable]:
+    """The functions in one precision; `mantissa` is its number of stored bits, then come the polynomial of the
+    exponential, how many terms the logarithms' series have, and how long the first part of ln 2 is.
+    """
     magic = kind(1.5 * 2.0**mantissa)  # adding and taking it away rounds to a whole number
     ln2_high, ln2_low = _split(kind, ln2_bits)
     log2e = kind(1 / math.log(2))
-    bias = (1 << (31 - mantissa if kind is np.float32 else 63 - mantissa) - 1) - 1
-    shift, exponent_zero = unsigned(mantissa), integer(bias)
+    width = 8 * np.dtype(kind).itemsize
+    bias = (1 << (width - 1 - mantissa) - 1) - 1
     largest, smallest = kind(bias + 1) * kind(math.log(2)), kind(-(bias + mantissa + 1)) * kind(math.log(2))
     normal = kind(2.0 ** (1 - bias))
-    root_half = unsigned(int(np.array(math.sqrt(0.5), kind).view(f"u{np.dtype(kind).itemsize}")))
-    one_bits = unsigned(int(np.array(1, kind).view(f"u{np.dtype(kind).itemsize}")))
-    mask = unsigned((1 << mantissa) - 1)
-    lift, lifted = kind(2.0**mantissa), kind(mantissa)
-    infinity, nan = kind(math.inf), kind(math.nan)
-    exponential = _polynomial(kind, terms[0])
-    artanh = _polynomial(kind, [2 / (2 * k + 3) for k in range(terms[1])])
-    wide_artanh = _polynomial(kind, [2 / (2 * k + 3) for k in range(terms[2])])
-    sine_series = _polynomial(kind, [(-1) ** (k + 1) / math.factorial(2 * k + 3) for k in range(terms[3])])
-    cosine_series = _polynomial(kind, [(-1) ** k / math.factorial(2 * k + 4) for k in range(terms[3])])
+    root_half = int(np.array(math.sqrt(0.5), kind).view(f"u{width // 8}"))
+    one_bits = int(np.array(1, kind).view(f"u{width // 8}"))
+    mask = (1 << mantissa) - 1
+    artanh, wide_artanh = ([kind(2 / (2 * k + 3)) for k in range(terms)] for terms in (artanh_terms, wide_artanh_terms))
     # the last bits of a number added to this are the biased exponent of a power of two
     exponent_magic, least = magic + kind(bias), kind(-(bias + 0.49) * math.log(2))
+    # from here on the exponential is 0 and infinite
+    vanishing, overflowing = kind(-(bias + mantissa + 3) * math.log(2)), kind((bias + 2) * math.log(2))
 
-    @njit(**OPTIONS)
     def power_of_two(n):
-        return of_bits(unsigned(integer(n) + exponent_zero) << shift)
+        return ((n.whole() + bias) << mantissa).of_bits()
 
-    @njit(**OPTIONS)
-    def reduce(x):
-        """n and e^r - 1 where x = n ln 2 + r; arguments beyond the range are brought to its edge."""
-        x = min(max(x, smallest), largest)
-        n = (x * log2e + magic) - magic
+    def remainder(x, n):
+        """x - n ln 2, and e to that power less 1."""
         r = (x - n * ln2_high) - n * ln2_low
-        return n, r + r * r * exponential(r)
+        return r + r * r * polynomial(r, exponential_terms)
 
-    @njit(**OPTIONS)
     def exp(x):
-        n, p = reduce(x)
-        first = (n * half + magic) - magic  # in two steps, for what is below the normal numbers
-        y = (one + p) * power_of_two(first) * power_of_two(n - first)
-        y = infinity if x > largest else y
-        y = zero if x < smallest else y
-        return x if x != x else y
+        x = where(x < vanishing, vanishing, x)  # in this order nan stays
+        x = where(x > overflowing, overflowing, x)
+        n = (x * log2e + magic) - magic
+        first = n * 0.5 + exponent_magic  # in two steps, for what is below the normal numbers
+        second = (n - (first - exponent_magic)) + exponent_magic
+        y = (1.0 + remainder(x, n)) * (first.bits() << mantissa).of_bits()
+        return y * (second.bits() << mantissa).of_bits()
 
-    @njit(**OPTIONS)
     def exp_negative(x):
-        x = least if x < least else x  # in this order nan stays
+        x = where(x < least, least, x)  # in this order nan stays
         t = x * log2e + exponent_magic
-        n = t - exponent_magic
-        r = (x - n * ln2_high) - n * ln2_low
-        return (one + (r + r * r * exponential(r))) * of_bits(unsigned(bits_of(t) << shift))
+        return (1.0 + remainder(x, t - exponent_magic)) * (t.bits() << mantissa).of_bits()
 
-    @njit(**OPTIONS)
     def expm1(x):
-        n, p = reduce(x)
-        first = (n * half + magic) - magic
+        inside = where(x > smallest, x, smallest)
+        inside = where(inside < largest, inside, largest)
+        n = (inside * log2e + magic) - magic
+        first = (n * 0.5 + magic) - magic
         scale = power_of_two(first)
         rest = power_of_two(n - first)
-        y = (p * scale + (scale - one / rest)) * rest
-        y = infinity if x > largest else y
-        y = -one if x < kind(-(mantissa + 3)) else y
-        return x if x != x or x == zero else y
+        y = (remainder(inside, n) * scale + (scale - 1.0 / rest)) * rest
+        y = where(x > largest, math.inf, y)
+        y = where(x < -(mantissa + 3.0), -1.0, y)
+        return where((x != x) | (x == 0.0), x, y)
 
-    @njit(**OPTIONS)
     def log_of_parts(e, f):
         """e ln 2 + log(1 + f) for f between sqrt(1/2) - 1 and sqrt(2) - 1."""
-        s = f / (two + f)
+        s = f / (2.0 + f)
         z = s * s
-        square = half * f * f
-        return e * ln2_high + (f - (square - (s * (square + z * artanh(z)) + e * ln2_low)))
+        square = 0.5 * f * f
+        return e * ln2_high + (f - (square - (s * (square + z * polynomial(z, artanh)) + e * ln2_low)))
 
-    @njit(**OPTIONS)
     def parts(x):
         """e and f with x = 2^e (1 + f), exactly."""
-        bits = bits_of(x) + (one_bits - root_half)
-        return kind(integer(bits >> shift) - exponent_zero), of_bits((bits & mask) + root_half) - one
+        bits = x.bits() + (one_bits - root_half)
+        return ((bits >> mantissa) - bias).of_whole(), ((bits & mask) + root_half).of_bits() - 1.0
 
-    @njit(**OPTIONS)
     def log(x):
         small = x < normal
-        e, f = parts(x * lift if small else x)
-        y = log_of_parts(e - lifted if small else e, f)
-        y = -infinity if x == zero else y
-        y = nan if x < zero else y
-        return x if x != x or x == infinity else y
+        e, f = parts(where(small, x * 2.0**mantissa, x))
+        y = log_of_parts(where(small, e - float(mantissa), e), f)
+        y = where(x == 0.0, -math.inf, y)
+        y = where(x < 0.0, math.nan, y)
+        return where((x != x) | (x == math.inf), x, y)
 
-    @njit(**OPTIONS)
     def log1p(x):
-        u = one + x
+        u = 1.0 + x
         e, f = parts(u)
-        scale = power_of_two(-min(e, kind(bias - 1)))  # beyond, where nothing is lost, it would be no number
-        y = log_of_parts(e, f + (x - (u - one)) * scale)  # what was lost in the sum comes back
-        y = -infinity if u == zero else y
-        y = nan if u < zero else y
-        return x if (x == zero) | (x != x) | (x == infinity) else y
+        scale = power_of_two(
+            -where(e < bias - 1.0, e, bias - 1.0)
+        )  # beyond, where nothing is lost, it would be no number
+        y = log_of_parts(e, f + (x - (u - 1.0)) * scale)  # what was lost in the sum comes back
+        y = where(u == 0.0, -math.inf, y)
+        y = where(u < 0.0, math.nan, y)
+        return where((x == 0.0) | (x != x) | (x == math.inf), x, y)
 
-    @njit(**OPTIONS)
     def log1p_unit(x):
-        s = x / (two + x)
+        s = x / (2.0 + x)
         z = s * s
-        return x - s * (x - z * wide_artanh(z))
+        return x - s * (x - z * polynomial(z, wide_artanh))
 
-    @njit(**OPTIONS)
     def tanh(x):
-        m = expm1(two * min(abs(x), kind(mantissa)))
-        y = m / (m + two)
-        y = y if x > zero else -y
-        return x if x == zero or x != x else y
+        size = abs(x)
+        m = expm1(2.0 * where(size < float(mantissa), size, float(mantissa)))
+        y = m / (m + 2.0)
+        y = where(x > 0.0, y, -y)
+        return where((x == 0.0) | (x != x), x, y)
 
-    @njit(**OPTIONS)
-    def sines(x):
-        """The last two bits of n, and sine and cosine of x - n pi/2."""
-        t = float64(x) * float64(2 / math.pi) + TURN_MAGIC
-        n = t - TURN_MAGIC
-        first = float64(x) - n * HALF_PI[0]  # exact, as are the two products that follow
-        second, third = n * HALF_PI[1], n * HALF_PI[2]
-        between = first - second
-        wide = between - third
-        back = wide - between
-        rest = (first - between) - second + ((between - (wide - back)) - (third + back)) - n * HALF_PI[3]
-        high = wide + rest
-        low = kind((wide - high) + rest)
-        r = kind(high)
-        low = kind(high - float64(r)) + low
-        z = r * r
-        whole = one - half * z
-        cosine = whole + (((one - whole) - half * z) + (z * z * cosine_series(z) - r * low))
-        return bits_of_float64(t) & uint64(3), r + (low * whole + r * z * sine_series(z)), cosine
-
-    @njit(**OPTIONS)
-    def sin(x):
-        n, sine, cosine = sines(x)
-        y = cosine if n & uint64(1) else sine
-        y = -y if n & uint64(2) else y
-        y = y if abs(x) <= FARTHEST else nan
-        return x if x == zero else y
-
-    @njit(**OPTIONS)
-    def cos(x):
-        n, sine, cosine = sines(x)
-        y = sine if n & uint64(1) else cosine
-        y = -y if (n + uint64(1)) & uint64(2) else y
-        return y if abs(x) <= FARTHEST else nan
+    waves = SINGLE if kind is np.float32 else DOUBLE
+    sin, cos = waves.sin, waves.cos
 
     found = locals()
     return {name: found[name] for name in __all__}
 
 
-def _half_pi():
-    """pi/2 in four parts; the first three have 26 bits, so that their products with whole numbers below 2^27 are exact.
-
-    pi is the sum of these three float64, to 2^-160.
-    """
-    rest = sum(map(Fraction, (3.141592653589793, 1.2246467991473532e-16, -2.9947698097183397e-33))) / 2
-    parts = []
-    for bits in (25, 51, 77):
-        parts.append(math.floor(rest * 2**bits) / 2.0**bits)
-        rest -= Fraction(parts[-1])
-    return (*parts, float(rest))
+_MADE = {
+    types.float32: _make(np.float32, 23, _EXPONENTIAL, 5, 7, 14),
+    types.float64: _make(np.float64, 52, _DOUBLE_EXPONENTIAL, 12, 17, 32),
+}
 
 
-HALF_PI = _half_pi()
-TURN_MAGIC = 1.5 * 2.0**52  # adding and taking it away rounds to a whole number, which its last bits then hold
-FARTHEST = 1e8
+def _offer(name, doc):
+    """A function for compiled code; in float64 but of float32."""
 
-#: (e^r - 1 - r) / r² for |r| <= ln 2 / 2. In float32 by the exchange algorithm of Remez, for the relative error of e^r:
-#: 3.1e-9, where the series, one term longer, has 5e-9
-_EXPONENTIAL = [0.4999999341250157, 0.16666520107819590, 0.04166839421089387, 0.00836878041118365, 0.00138144670593266]
-_SERIES = [1 / math.factorial(k) for k in range(2, 15)]
+    def function(typing, x):
+        kind = types.float32 if x == types.float32 else types.float64
 
-_SINGLE = _make(np.float32, int32, uint32, bits_of_float32, float32_of_bits, 23, (_EXPONENTIAL, 5, 7, 4), 14)
-_DOUBLE = _make(np.float64, int64, uint64, bits_of_float64, float64_of_bits, 52, (_SERIES, 12, 17, 8), 32)
+        def generate(context, builder, signature, values):
+            return _MADE[kind][name](Number(builder, values[0])).value
 
+        return kind(kind), generate
 
-def _offer(function):
-    single, double = _SINGLE[function.__name__], _DOUBLE[function.__name__]
-
-    @overload(function, jit_options=OPTIONS)
-    def choose(x):
-        if x == types.float32:
-            return lambda x: single(x)
-        return lambda x: double(x)
+    function.__name__, function.__doc__ = name, doc
+    return intrinsic(function)
 
 
-for _name in __all__:
-    _offer(globals()[_name])
+exp = _offer("exp", "e to the power of `x`.")
+exp_negative = _offer(
+    "exp_negative", "`exp` of what is not positive; 0 where that is below the smallest normal number."
+)
+expm1 = _offer("expm1", "``exp(x) - 1``, exact near 0.")
+log = _offer("log", "The natural logarithm; -inf at 0, nan below.")
+log1p = _offer("log1p", "``log(1 + x)``, exact near 0.")
+log1p_unit = _offer("log1p_unit", "`log1p` of what lies in [0, 1].")
+tanh = _offer("tanh", "The hyperbolic tangent, exact near 0.")
+sin = _offer("sin", "The sine; nan beyond 1e8.")
+cos = _offer("cos", "The cosine; nan beyond 1e8.")

@@ -30,7 +30,8 @@ def samples(name, kind):
     magnitudes = 10.0 ** rng.uniform(-tiny, 1, 100_000)
     both = np.concatenate([wide, magnitudes, -magnitudes])
     far = np.sign(both) * 10.0 ** rng.uniform(0, 8, both.size)
-    turns = np.arange(1, 200_000) * (np.pi / 2)  # the nearest numbers to the zeros of both
+    # the nearest numbers to the zeros of both, up to 1e8
+    turns = np.concatenate([np.arange(1, 200_000), rng.integers(200_000, 63_000_000, 200_000)]) * (np.pi / 2)
     large = np.exp(rng.uniform(-edge, edge, 100_000))
     values = {
         "exp_negative": -np.abs(both),

@@ -52,6 +52,12 @@ def test_special_values_are_as_in_c(name, kind):
     assert not len(unlike_c(name, x, results(name, x)))
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["expm1", "log1p", "sin", "tanh"])
+def test_the_sign_of_zero_stays(name, kind):
+    assert np.signbit(results(name, np.array([0.0, -0.0], kind))).tolist() == [False, True]
+
+
 def test_what_is_below_the_normal_numbers_is_0():
     x = np.array([-87.2, -87.9, -88.5, -103.0, -1e30], np.float32)
     y = results("exp_negative", x)
