@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from string import Template
 from typing import Any
 
@@ -13,9 +14,10 @@ from ..executors import generate
 from ..executors.kernels import SINGLE_AND_DOUBLE
 from ..executors.sources import storage
 from . import memory
-from .cpu import HEAD, STAGES, math_source, run
+from .cpu import HEAD, STAGES, Job, math_source
 from .cross_entropy_columns import COLUMNS
 from .cross_entropy_source import COMMON, MIXTURES, ROWS
+from .fused import MOST_SIZES
 
 #: elements of a piece, about; the longest rows whose exponentials are taken together, and the fewest columns
 PIECE, TOGETHER, FEWEST_COLUMNS = 4096, 64, 256
@@ -24,17 +26,48 @@ PIECE, TOGETHER, FEWEST_COLUMNS = 4096, 64, 256
 MEAN, SUM, EACH, GRADIENT_OF_MEAN, GRADIENT = range(5)
 
 
-def loss(
-    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float, mean: bool, wanted: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The mean or the sum of the losses and, if wanted, its gradient.
+class Loss:
+    """The mean or the sum of the losses and, if wanted, its gradient, of logits and targets of one shape and dtype.
 
     logits: ``(rows, classes, ...)``; target: int64 class indices ``(rows, ...)``, or of ``(rows, classes)`` logits as
-    many probabilities; weight: of the classes.
+    many probabilities; weight: of the classes. Raises IndexError, with the value, for a target that is no class.
     """
-    value, out = logits.new_empty(()), memory.fresh(logits) if wanted else None
-    run_kernel(MEAN if mean else SUM, logits, target, weight, ignore_index, smoothing, value, out)
-    return value, out
+
+    def __init__(
+        self,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        target_dtype: torch.dtype,
+        ignore_index: int,
+        smoothing: float,
+        mean: bool,
+    ):
+        self.job = _job(MEAN if mean else SUM, shape, dtype, target_dtype, ignore_index, smoothing)
+        self.together = _together(shape, dtype, target_dtype)
+        self.like = torch.empty((), dtype=dtype)
+        self.large = shape.numel() * dtype.itemsize >= memory.ASK_FROM
+
+    def forward(
+        self, tensors: tuple[Tensor, Tensor, Tensor | None], wanted: Sequence[bool]
+    ) -> tuple[Tensor, tuple[Tensor | None, None, None] | None]:
+        logits, target, weight = tensors
+        value, out = torch.empty_like(self.like), None
+        if wanted[0]:
+            out = memory.fresh(logits) if self.large else torch.empty_like(logits)
+        elif self.together:
+            out = torch.empty_like(logits)
+        bad = self.job(
+            1.0,
+            logits.data_ptr(),
+            target.data_ptr(),
+            0 if weight is None else weight.data_ptr(),
+            value.data_ptr(),
+            0 if out is None else out.data_ptr(),
+            0,
+        )
+        if bad:
+            _refuse(target, bad)
+        return value, (out, None, None) if wanted[0] else None
 
 
 def each(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float) -> Tensor:
@@ -63,20 +96,11 @@ def run_kernel(what, logits, target, weight, ignore_index, smoothing, value, out
 
     Raises IndexError, with the value, for a target that is no class.
     """
-    classes, apart, rows = logits.size(1), 1, target.numel()
-    short = False
-    if target.dtype != torch.int64:
-        source, rows = MIXTURES, len(logits)
-    elif logits.dim() > 2:
-        source, apart = COLUMNS, logits[0, 0].numel()
-    else:
-        source, short = ROWS, classes <= TOGETHER and logits.dtype in SINGLE_AND_DOUBLE
-    if short and out is None:  # short rows are worked in place, whether somebody wants the result or not
-        out = torch.empty_like(logits)
-    words: tuple[int, ...] = (
-        what,
-        classes,
-        ignore_index,
+    job = _job(what, logits.shape, logits.dtype, target.dtype, ignore_index, smoothing)
+    if out is None and _together(logits.shape, logits.dtype, target.dtype):
+        out = torch.empty_like(logits)  # they are worked in place, whether somebody wants the result or not
+    bad = job(
+        scale,
         logits.data_ptr(),
         target.data_ptr(),
         0 if weight is None else weight.data_ptr(),
@@ -84,14 +108,40 @@ def run_kernel(what, logits, target, weight, ignore_index, smoothing, value, out
         0 if out is None else out.data_ptr(),
         0 if upstream is None else upstream.data_ptr(),
     )
-    scratch, piece = 2 * rows if short else 0, max(1, PIECE // classes)
-    if source is COLUMNS:
-        words, scratch, piece = (*words, apart), 3 * rows, max(FEWEST_COLUMNS, piece)
-    numbers = (scale, smoothing, 0.0, 0.0, 0.0)
-    block = _block(source, logits.dtype, classes if short else 0)
-    bad = run(block, words, numbers, rows, piece, classes, 1, scratch)
     if bad:
-        raise IndexError(f"Target {int(target.flatten()[bad - 1])} is out of bounds.")
+        _refuse(target, bad)
+
+
+def _refuse(target: Tensor, row: int) -> None:
+    """Rows are counted from 1."""
+    raise IndexError(f"Target {int(target.flatten()[row - 1])} is out of bounds.")
+
+
+def _together(shape: torch.Size, dtype: torch.dtype, target_dtype: torch.dtype) -> bool:
+    """Whether rows are so short that their exponentials are taken together."""
+    return len(shape) == 2 and shape[1] <= TOGETHER and dtype in SINGLE_AND_DOUBLE and target_dtype == torch.int64
+
+
+@functools.lru_cache(MOST_SIZES)
+def _job(
+    what: int, shape: torch.Size, dtype: torch.dtype, target_dtype: torch.dtype, ignore_index: int, smoothing: float
+) -> Job:
+    rows, classes = shape[:2]
+    apart = shape[2:].numel()
+    piece, after = max(1, PIECE // classes), []
+    short = _together(shape, dtype, target_dtype)
+    scratch = 2 * rows if short else 0
+    if target_dtype != torch.int64:
+        source = MIXTURES
+    elif len(shape) > 2:
+        source, rows, scratch, after = COLUMNS, rows * apart, 3 * rows * apart, [apart]
+        piece = max(FEWEST_COLUMNS, piece)
+    else:
+        source = ROWS
+    block = _block(source, dtype, classes if short else 0)
+    # after the smoothing, places for what the block itself writes
+    numbers, before = (smoothing, 0.0, 0.0, 0.0), (what, classes, ignore_index)
+    return Job(block, rows, piece, classes, numbers=numbers, before=before, pointers=6, after=after, scratch=scratch)
 
 
 @functools.cache

@@ -82,15 +82,7 @@ class Elementwise:
         constants: tuple[float, ...] = (),
     ) -> Tensor:
         """The loss by a kernel, for what it `takes`."""
-        return by_kernel(self, (input, *_tuple(others)), (reduction, constants))
-
-    def forward(self, tensors: Sequence[Tensor], options: Options, wanted: tuple[bool, ...]):
-        reduction, constants = options
-        return on(tensors[0].device).forward(self, tensors, reduction, constants, wanted)
-
-    def backward(self, tensors: Sequence[Tensor], options: Options, wanted: tuple[bool, ...], upstream: Tensor):
-        reduction, constants = options
-        return on(tensors[0].device).backward(self, tensors, reduction, constants, wanted, upstream)
+        return by_kernel(Bound(self, reduction, constants), input, *_tuple(others))
 
     def __call__(
         self,
@@ -103,6 +95,22 @@ class Elementwise:
         if input.numel() >= SMALL_ALONE and reduction in REDUCTIONS and self.has_kernel(input, others):
             return self.by_kernel(input, others, reduction, constants)
         return self.plain((input, *_tuple(others)), (reduction, constants))
+
+
+class Bound:
+    """A loss with its options, as autograd takes it."""
+
+    def __init__(self, loss: Elementwise, reduction: str, constants: tuple[float, ...]):
+        self.loss, self.options = loss, (reduction, constants)
+
+    def plain(self, tensors: Sequence[Tensor]) -> Tensor:
+        return self.loss.plain(tensors, self.options)
+
+    def forward(self, tensors: Sequence[Tensor], wanted: tuple[bool, ...]):
+        return on(tensors[0].device).forward(self.loss, tensors, *self.options, wanted)
+
+    def backward(self, tensors: Sequence[Tensor], wanted: tuple[bool, ...], upstream: Tensor):
+        return on(tensors[0].device).backward(self.loss, tensors, *self.options, wanted, upstream)
 
 
 def reduced(values: Tensor, reduction: str) -> Tensor:
