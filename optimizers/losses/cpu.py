@@ -49,6 +49,37 @@ SUM, SUM_AND_GRADIENT, VALUES, GRADIENTS, GRADIENT = range(5)
 Outs = tuple[Tensor | None, ...]
 
 
+class Loss:
+    """The mean or the sum of a loss, and the gradient of its first tensor if wanted, of tensors of one shape and dtype.
+
+    The others want no gradient.
+    """
+
+    def __init__(
+        self, shape: torch.Size, dtype: torch.dtype, loss: Elementwise, reduction: str, constants: tuple[float, ...]
+    ):
+        n = shape.numel()
+        self.scale = _scale(n, reduction)
+        first = (True, *[False] * (len(loss.slopes) - 1))
+        self.value, self.value_and_gradient = (
+            _job(loss, what, dtype, n, constants, first) for what in (SUM, SUM_AND_GRADIENT)
+        )
+        self.no_others = [0] * (len(first) - 1)
+        self.like = torch.empty((), dtype=dtype)
+        self.large = n * dtype.itemsize >= memory.ASK_FROM
+
+    def forward(self, tensors: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Outs | None]:
+        input = tensors[0]
+        value = torch.empty_like(self.like)
+        pointers = value.data_ptr(), *map(Tensor.data_ptr, tensors)
+        if not wanted[0]:
+            self.value(self.scale, *pointers, 0, *self.no_others)
+            return value, None
+        out = memory.fresh(input) if self.large else torch.empty_like(input)
+        self.value_and_gradient(self.scale, *pointers, out.data_ptr(), *self.no_others)
+        return value, (out, *[None] * len(self.no_others))
+
+
 def forward(
     loss: Elementwise, tensors: Sequence[Tensor], reduction: str, constants: tuple[float, ...], wanted: tuple[bool, ...]
 ) -> tuple[Tensor, Outs | None]:
@@ -58,9 +89,7 @@ def forward(
         values = memory.fresh(input)
         _run(loss, VALUES, tensors, constants, None, values)
         return values, None
-    n = input.numel()
-    value = input.new_empty(())
-    scale = 1.0 if reduction == "sum" else 1.0 / n if n else math.nan
+    value, scale = input.new_empty(()), _scale(input.numel(), reduction)
     outs = _outs(input, wanted) if True in wanted else None
     _run(loss, SUM if outs is None else SUM_AND_GRADIENT, tensors, constants, outs, value, scale)
     return value, outs
@@ -87,6 +116,11 @@ def backward(
 def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     """A gradient for an upstream gradient of 1, made one for another in place."""
     return gradient.mul_(upstream)
+
+
+def _scale(n: int, reduction: str) -> float:
+    """What a sum is multiplied by."""
+    return 1.0 if reduction == "sum" else 1.0 / n if n else math.nan
 
 
 def _outs(like: Tensor, wanted: tuple[bool, ...]) -> Outs:

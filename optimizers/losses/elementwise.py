@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ..executors import kernels
-from .fused import DEVICES, REDUCTIONS, alike, beside, by_kernel, on, unwatched
+from .fused import DEVICES, MOST_SIZES, REDUCTIONS, alike, beside, by_kernel, on, unwatched, unwatched_pair
 
-#: below this many elements the calls around a kernel take longer than the passes it saves, of torch's own losses and of
-#: those that torch does not have
-SMALL, SMALL_ALONE = 32_768, 512
+#: below this many elements torch's own losses are as fast as the calls around a kernel, and below this many formulas
+#: are, where torch has no such loss; and on a GPU torch's own
+SMALL, SMALL_ALONE, SMALL_ON_GPU = 1024, 64, 32_768
 
 
 #: a reduction, and the constants of a loss
@@ -64,7 +64,29 @@ class Elementwise:
 
     def takes(self, input: Tensor, others: Tensor | tuple[Tensor, ...], reduction: str) -> bool:
         """Whether a kernel is safe, and faster than torch."""
-        return input.numel() >= SMALL and reduction in REDUCTIONS and self.has_kernel(input, others)
+        least = SMALL if input.is_cpu else SMALL_ON_GPU
+        return input.numel() >= least and reduction in REDUCTIONS and self.has_kernel(input, others)
+
+    def fast(
+        self,
+        input: Tensor,
+        target: Tensor,
+        reduction: str,
+        constants: tuple[float, ...] = (),
+        least: int | None = None,
+    ) -> Tensor | None:
+        """The loss of a prediction and a target that wants no gradient by a kernel; None where none is safe or faster.
+
+        least: of how many elements one is faster.
+        """
+        if (
+            input.numel() < ((SMALL if input.is_cpu else SMALL_ON_GPU) if least is None else least)
+            or reduction not in REDUCTIONS
+            or not unwatched_pair(input, target)
+        ):
+            return None
+        kernel = _kernel(self, input.shape, input.dtype, target.shape, target.dtype, input.is_cpu, reduction, constants)
+        return None if kernel is None else by_kernel(kernel, input, target)
 
     def has_kernel(self, input: Tensor, others: Tensor | tuple[Tensor, ...]) -> bool:
         """Whether a kernel may read all tensors element by element, and nothing watches what is computed."""
@@ -92,9 +114,12 @@ class Elementwise:
         constants: tuple[float, ...] = (),
     ) -> Tensor:
         """The loss, by a kernel where one is safe and worth its call, or else in plain torch."""
-        if input.numel() >= SMALL_ALONE and reduction in REDUCTIONS and self.has_kernel(input, others):
-            return self.by_kernel(input, others, reduction, constants)
-        return self.plain((input, *_tuple(others)), (reduction, constants))
+        value = None
+        if type(others) is not tuple:
+            value = self.fast(input, others, reduction, constants, SMALL_ALONE)
+        elif input.numel() >= SMALL_ALONE and reduction in REDUCTIONS and self.has_kernel(input, others):
+            value = self.by_kernel(input, others, reduction, constants)
+        return self.plain((input, *_tuple(others)), (reduction, constants)) if value is None else value
 
 
 class Bound:
@@ -111,6 +136,35 @@ class Bound:
 
     def backward(self, tensors: Sequence[Tensor], wanted: tuple[bool, ...], upstream: Tensor):
         return on(tensors[0].device).backward(self.loss, tensors, *self.options, wanted, upstream)
+
+
+class _Ready(Bound):
+    """The same on a CPU, of a mean or a sum of one number of elements, for which all is made beforehand that can be."""
+
+    def __init__(self, shape: torch.Size, dtype: torch.dtype, *options: Any):
+        super().__init__(*options)
+        self.forward = on(torch.device("cpu")).Loss(shape, dtype, *options).forward  # type: ignore[method-assign]
+
+
+@functools.lru_cache(MOST_SIZES)
+def _kernel(
+    loss: Elementwise,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    target_shape: torch.Size,
+    target_dtype: torch.dtype,
+    cpu: bool,
+    reduction: str,
+    constants: tuple[float, ...],
+) -> Bound | None:
+    """The kernel for a prediction and a target of such shapes and dtypes with these options; None if there is none."""
+    if dtype not in kernels.DTYPES or (shape, dtype) != (target_shape, target_dtype):
+        return None
+    # other kinds of numbers, such as tensors, may be others the next time they come
+    if not all(isinstance(constant, (int, float)) for constant in constants):
+        return None
+    options = loss, reduction, constants
+    return Bound(*options) if reduction == "none" or not cpu else _Ready(shape, dtype, *options)
 
 
 def reduced(values: Tensor, reduction: str) -> Tensor:
