@@ -47,7 +47,6 @@ def cross_entropy(
         size_average is None
         and reduce is None
         and reduction in REDUCTIONS
-        and type(ignore_index) is int
         and unwatched_pair(input, target)
         and (input.is_cpu or input.numel() >= SMALL or target.numel() >= FEW)
         and (weight is None or _is_weight(weight, input))
@@ -96,7 +95,10 @@ def _kernel(
     smoothing: float,
 ) -> _Kernel | None:
     """The kernel for tensors of such shapes and dtypes with these options; None where torch is asked."""
-    if len(shape) < 2 or shape.numel() == 0 or dtype not in DTYPES or not 0 <= smoothing <= 1:
+    if len(shape) < 2 or shape.numel() == 0 or dtype not in DTYPES:
+        return None
+    # other kinds of numbers, such as tensors, may be others the next time they come
+    if type(ignore_index) is not int or not isinstance(smoothing, (int, float)) or not 0 <= smoothing <= 1:
         return None
     if target_dtype == torch.int64:
         if target_shape != shape[:1] + shape[2:] or (len(shape) > 2 and not cpu):

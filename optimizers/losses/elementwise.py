@@ -115,7 +115,7 @@ class Elementwise:
     ) -> Tensor:
         """The loss, by a kernel where one is safe and worth its call, or else in plain torch."""
         value = None
-        if type(others) is not tuple:
+        if not isinstance(others, tuple):
             value = self.fast(input, others, reduction, constants, SMALL_ALONE)
         elif input.numel() >= SMALL_ALONE and reduction in REDUCTIONS and self.has_kernel(input, others):
             value = self.by_kernel(input, others, reduction, constants)

@@ -103,13 +103,13 @@ def unwatched(input: Tensor, devices: Container[str] = ("cpu",)) -> bool:
     devices: the types of device that the loss has kernels for.
     """
     return (
-        type(input) in PLAIN_TYPES
+        not torch.compiler.is_compiling()  # first, since what follows cannot be traced
+        and type(input) in PLAIN_TYPES
         and (device := "cpu" if input.is_cpu else input.device.type) in devices
         and input.dtype in kernels.DTYPES
         and input.layout is torch.strided
         and input.is_contiguous()
         and not input.is_neg()
-        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch.is_autocast_enabled(device)
         and getattr(forward_ad, "_current_level", -1) < 0
@@ -123,7 +123,8 @@ def unwatched_pair(input: Tensor, target: Tensor) -> bool:
     In one piece, without calls of others: it stands before every small loss.
     """
     return (
-        type(input) in PLAIN_TYPES
+        not torch.compiler.is_compiling()
+        and type(input) in PLAIN_TYPES
         and type(target) in PLAIN_TYPES
         and (device := "cpu" if input.is_cpu else input.device.type) in DEVICES
         and (target.is_cpu if device == "cpu" else target.device == input.device)
@@ -134,7 +135,6 @@ def unwatched_pair(input: Tensor, target: Tensor) -> bool:
         and not input.is_neg()
         and not target.is_neg()
         and not target.requires_grad
-        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch.is_autocast_enabled(device)
         and getattr(forward_ad, "_current_level", -1) < 0
