@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ def _kernel(
     ignore_index: int,
     reduction: str,
     smoothing: float,
-) -> _Kernel | None:
+) -> Kernel | None:
     """The kernel for tensors of such shapes and dtypes with these options; None where torch is asked."""
     if len(shape) < 2 or shape.numel() == 0 or dtype not in DTYPES:
         return None
@@ -106,15 +106,16 @@ def _kernel(
     elif not cpu or len(shape) > 2 or ignore_index >= 0 or (target_shape, target_dtype) != (shape, dtype):
         return None
     options = ignore_index, reduction, float(smoothing)
-    return _Kernel(*options) if reduction == "none" or not cpu else _Ready(shape, dtype, target_dtype, *options)
+    return ready(Kernel(*options), shape, dtype, target_dtype) if cpu else Kernel(*options)
 
 
-class _Kernel:
+class Kernel:
     """Over rows of logits; after them the classes and their weights."""
 
     def __init__(self, ignore_index: int, reduction: str, smoothing: float):
         self.ignore_index, self.reduction, self.smoothing = ignore_index, reduction, smoothing
         self.mean = reduction == "mean"
+        self.more: tuple[Any, ...] = ()  # what is made of the cross-entropy of a row, and with which constants
 
     def plain(self, tensors):
         input, target, weight = tensors
@@ -130,24 +131,26 @@ class _Kernel:
     def forward(self, tensors, wanted):
         kernels = on(tensors[0].device, "cross_entropy_")
         if self.reduction == "none":
-            return kernels.each(*tensors, self.ignore_index, self.smoothing), None
+            return kernels.each(*tensors, self.ignore_index, self.smoothing, *self.more), None
         value, gradient = kernels.loss(*tensors, self.ignore_index, self.smoothing, self.mean, wanted[0])
         return value, (gradient, None, None) if wanted[0] else None
 
     def backward(self, tensors, wanted, upstream):
         kernels = on(tensors[0].device, "cross_entropy_")
-        gradient = kernels.gradient(*tensors, self.ignore_index, self.smoothing, self.mean, upstream)
+        gradient = kernels.gradient(*tensors, self.ignore_index, self.smoothing, self.mean, upstream, *self.more)
         return gradient, None, None
 
 
-class _Ready(_Kernel):
-    """The same on a CPU, of a mean or a sum and of one size, for which all is made beforehand that can be."""
+K = TypeVar("K", bound=Kernel)
 
-    def __init__(self, shape: torch.Size, dtype: torch.dtype, target_dtype: torch.dtype, *options: Any):
-        super().__init__(*options)
-        kernels = on(torch.device("cpu"), "cross_entropy_")
-        loss = kernels.Loss(shape, dtype, target_dtype, self.ignore_index, self.smoothing, self.mean)
-        self.forward = loss.forward  # type: ignore[method-assign]
+
+def ready(kernel: K, shape: torch.Size, dtype: torch.dtype, target_dtype: torch.dtype) -> K:
+    """A kernel on a CPU, with all that can be made beforehand for a mean or a sum over logits of one shape."""
+    if kernel.reduction != "none":
+        kernels, options = on(torch.device("cpu"), "cross_entropy_"), (kernel.ignore_index, kernel.smoothing)
+        loss = kernels.Loss(shape, dtype, target_dtype, *options, kernel.mean, *kernel.more)
+        kernel.forward = loss.forward  # type: ignore[method-assign]
+    return kernel
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):

@@ -5,19 +5,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..executors import generate
 from ..executors.kernels import SINGLE_AND_DOUBLE
-from ..executors.sources import storage
+from ..executors.sources import storage, typed
 from . import memory
 from .cpu import HEAD, STAGES, Job, math_source
 from .cross_entropy_columns import COLUMNS
 from .cross_entropy_source import COMMON, MIXTURES, ROWS
 from .fused import MOST_SIZES
+
+if TYPE_CHECKING:
+    from .rows import OfRow
 
 #: elements of a piece, about; the longest rows whose exponentials are taken together, and the fewest columns
 PIECE, TOGETHER, FEWEST_COLUMNS = 4096, 64, 256
@@ -28,6 +31,8 @@ MEAN, SUM, EACH, GRADIENT_OF_MEAN, GRADIENT = range(5)
 
 class Loss:
     """The mean or the sum of the losses and, if wanted, its gradient, of logits and targets of one shape and dtype.
+
+    of_row, constants: what is made of each row's cross-entropy, if anything.
 
     logits: ``(rows, classes, ...)``; target: int64 class indices ``(rows, ...)``, or of ``(rows, classes)`` logits as
     many probabilities; weight: of the classes. Raises IndexError, with the value, for a target that is no class.
@@ -41,8 +46,11 @@ class Loss:
         ignore_index: int,
         smoothing: float,
         mean: bool,
+        of_row: OfRow | None = None,
+        constants: tuple[float, ...] = (),
     ):
-        self.job = _job(MEAN if mean else SUM, shape, dtype, target_dtype, ignore_index, smoothing)
+        what = MEAN if mean else SUM
+        self.job = _job(what, shape, dtype, target_dtype, ignore_index, smoothing, of_row, constants)
         self.together = _together(shape, dtype, target_dtype)
         self.like = torch.empty((), dtype=dtype)
         self.large = shape.numel() * dtype.itemsize >= memory.ASK_FROM
@@ -70,15 +78,24 @@ class Loss:
         return value, (out, None, None) if wanted[0] else None
 
 
-def each(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float) -> Tensor:
+def each(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float, *of_row: Any
+) -> Tensor:
     """The loss of every row, or of every position."""
     losses = logits.new_empty((len(logits), *logits.shape[2:]))
-    run_kernel(EACH, logits, target, weight, ignore_index, smoothing, losses, None)
+    run_kernel(EACH, logits, target, weight, ignore_index, smoothing, losses, None, 1.0, None, *of_row)
     return losses
 
 
 def gradient(
-    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float, mean: bool, upstream
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    smoothing: float,
+    mean: bool,
+    upstream: Tensor,
+    *of_row: Any,
 ) -> Tensor:
     """The gradient of the mean or the sum, or of the rows or positions, for as many upstream gradients."""
     out = memory.fresh(logits)
@@ -87,16 +104,29 @@ def gradient(
         by_row = upstream.contiguous()
     else:
         scale = upstream.item()
-    run_kernel(what, logits, target, weight, ignore_index, smoothing, None, out, scale, by_row)
+    run_kernel(what, logits, target, weight, ignore_index, smoothing, None, out, scale, by_row, *of_row)
     return out
 
 
-def run_kernel(what, logits, target, weight, ignore_index, smoothing, value, out, scale=1.0, upstream=None) -> None:
+def run_kernel(
+    what,
+    logits,
+    target,
+    weight,
+    ignore_index,
+    smoothing,
+    value,
+    out,
+    scale=1.0,
+    upstream=None,
+    of_row=None,
+    constants=(),
+) -> None:
     """Writes losses or their mean or sum to `value`, and the gradient times `scale` and `upstream` to `out`.
 
     Raises IndexError, with the value, for a target that is no class.
     """
-    job = _job(what, logits.shape, logits.dtype, target.dtype, ignore_index, smoothing)
+    job = _job(what, logits.shape, logits.dtype, target.dtype, ignore_index, smoothing, of_row, constants)
     if out is None and _together(logits.shape, logits.dtype, target.dtype):
         out = torch.empty_like(logits)  # they are worked in place, whether somebody wants the result or not
     bad = job(
@@ -124,7 +154,14 @@ def _together(shape: torch.Size, dtype: torch.dtype, target_dtype: torch.dtype) 
 
 @functools.lru_cache(MOST_SIZES)
 def _job(
-    what: int, shape: torch.Size, dtype: torch.dtype, target_dtype: torch.dtype, ignore_index: int, smoothing: float
+    what: int,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    target_dtype: torch.dtype,
+    ignore_index: int,
+    smoothing: float,
+    of_row: OfRow | None,
+    constants: tuple[float, ...],
 ) -> Job:
     rows, classes = shape[:2]
     apart = shape[2:].numel()
@@ -138,14 +175,14 @@ def _job(
         piece = max(FEWEST_COLUMNS, piece)
     else:
         source = ROWS
-    block = _block(source, dtype, classes if short else 0)
+    block = _block(source, dtype, classes if short else 0, of_row, len(constants))
     # after the smoothing, places for what the block itself writes
-    numbers, before = (smoothing, 0.0, 0.0, 0.0), (what, classes, ignore_index)
+    numbers, before = (smoothing, 0.0, 0.0, 0.0, *constants), (what, classes, ignore_index)
     return Job(block, rows, piece, classes, numbers=numbers, before=before, pointers=6, after=after, scratch=scratch)
 
 
 @functools.cache
-def _block(source: str, dtype: torch.dtype, classes: int) -> Any:
+def _block(source: str, dtype: torch.dtype, classes: int, of_row: OfRow | None = None, constants: int = 0) -> Any:
     """The compiled block for one dtype of logits and one small number of classes, or 0 for any."""
     kind = generate.name(dtype)
     double = kind == "float64"
@@ -162,5 +199,22 @@ def _block(source: str, dtype: torch.dtype, classes: int) -> Any:
         "TOGETHER": str(bool(classes)),
         "IN_PLACE": str(kind in ("float32", "float64")),
     }
-    text = Template(HEAD + COMMON + source).substitute(names)
+    text = Template(HEAD + COMMON + source).substitute(names | _of_row(of_row, constants))
     return generate.load(text, "cross_entropy", math_source(), *generate.numba_ingredients()).block
+
+
+def _of_row(of_row: OfRow | None, constants: int) -> dict[str, str]:
+    """The texts of what is made of the cross-entropy of each row, in float64."""
+    numbers = "".join(f", get_float64(numbers, {5 + i})" for i in range(constants))
+    if of_row is None:
+        return {"NEEDED": "False", "OF_ROW": "", "MADE": "", "SLOPES": "", "PULL": ""}
+    functions = {"row_value": of_row.value, "row_slope": of_row.slope, "row_pull": of_row.pull}
+    texts = [f"@njit(**INLINE)\n{typed(f, name, 'float64')}" for name, f in functions.items() if f is not None]
+    call = f"(nll, lse{numbers})"
+    return {
+        "NEEDED": "True",
+        "OF_ROW": "\n\n".join(texts),
+        "MADE": f"nll, loss = loss, row_value(loss, lse{numbers})",
+        "SLOPES": f"here, pull = here * row_slope{call}, " + (f"here * row_pull{call}" if of_row.pull else "0.0"),
+        "PULL": "factor += pull" if of_row.pull else "",
+    }
