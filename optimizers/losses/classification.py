@@ -1,4 +1,4 @@
-"""Losses of logits and class indices beyond cross-entropy; all are arithmetic on what `cross_entropy` gives each row.
+"""Losses of logits and class indices beyond cross-entropy; all are arithmetic on what cross-entropy gives each row.
 
 Logits are ``(C,)`` or ``(N, C, ...)`` and targets int64 class indices of the same shape without C, as in torch. Rows
 whose target is `ignore_index` cost 0 and get no gradient; the mean is over the others, and nan where there are none,

@@ -35,7 +35,7 @@ def cross_entropy(
     Its gradient is the predicted probabilities minus the right ones. Arguments, shapes, values at the edges and errors
     are those of `torch.nn.functional.cross_entropy`. Kernels take contiguous logits ``(N, C, ...)`` with int64 class
     indices ``(N, ...)``, and logits ``(N, C)`` with as many probabilities, with any of the options; the rest (other
-    layouts, small inputs, on a GPU all but rows with a class each) goes to torch. Sums are taken in float64, so means
+    layouts, on a GPU small inputs and all but rows with a class each) goes to torch. Sums are taken in float64, so means
     in half precision do not overflow, as torch's do.
 
     check_targets: on a GPU, raise the IndexError that a CPU raises for a class index that is none. Without it nothing

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 #: elements of a piece, about; the longest rows whose exponentials are taken together, and the fewest columns
 PIECE, TOGETHER, FEWEST_COLUMNS = 4096, 64, 256
+#: up to so many classes in at least so many rows are worth a kernel of their own, whose loops over them are unrolled;
+#: with more of them it is slower, and compiling it takes a second or two
+UNROLLED, MANY = 8, 256
 
 #: what is asked of a block of rows
 MEAN, SUM, EACH, GRADIENT_OF_MEAN, GRADIENT = range(5)
@@ -175,14 +178,17 @@ def _job(
         piece = max(FEWEST_COLUMNS, piece)
     else:
         source = ROWS
-    block = _block(source, dtype, classes if short else 0, of_row, len(constants))
+    fixed = classes if short and classes <= UNROLLED and rows >= MANY else 0
+    block = _block(source, dtype, short, fixed, of_row, len(constants))
     # after the smoothing, places for what the block itself writes
     numbers, before = (smoothing, 0.0, 0.0, 0.0, *constants), (what, classes, ignore_index)
     return Job(block, rows, piece, classes, numbers=numbers, before=before, pointers=6, after=after, scratch=scratch)
 
 
 @functools.cache
-def _block(source: str, dtype: torch.dtype, classes: int, of_row: OfRow | None = None, constants: int = 0) -> Any:
+def _block(
+    source: str, dtype: torch.dtype, together: bool, classes: int, of_row: OfRow | None = None, constants: int = 0
+) -> Any:
     """The compiled block for one dtype of logits and one small number of classes, or 0 for any."""
     kind = generate.name(dtype)
     double = kind == "float64"
@@ -196,7 +202,7 @@ def _block(source: str, dtype: torch.dtype, classes: int, of_row: OfRow | None =
         "LARGEST": str(2**63 - 1 if double else 2**31 - 1),
         "SIGN_SHIFT": "63" if double else "31",
         "CLASSES": str(classes or "word(args, 2)"),
-        "TOGETHER": str(bool(classes)),
+        "TOGETHER": str(together),
         "IN_PLACE": str(kind in ("float32", "float64")),
     }
     text = Template(HEAD + COMMON + source).substitute(names | _of_row(of_row, constants))

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from optimizers import losses
@@ -112,6 +113,9 @@ def test_odd_memory_of_one_shape_goes_to_torch():
     agree("huber_loss", numbers(), torch._neg_view(numbers(1)), kernel=False)
     assert losses.huber_loss(numbers().to("meta"), numbers(1).to("meta")).is_meta
     assert losses.cross_entropy(logits().to("meta"), classes().to("meta")).is_meta
+    for x, y in ((numbers(), numbers(1).to("meta")), (numbers().to("meta"), numbers(1))):
+        with pytest.raises(RuntimeError, match="device"):
+            losses.huber_loss(x, y)
 
 
 def test_weights_of_one_shape_are_looked_at():
@@ -139,6 +143,9 @@ def test_transforms_tracing_and_autocast_after_a_kernel(name):
     torch.testing.assert_close(torch.vmap(loss)(x[None], y[None])[0], goal)
     _, tangent = torch.func.jvp(lambda a: loss(a, y), (x,), (torch.ones_like(x),))
     torch.testing.assert_close(tangent, slope.sum(), rtol=1e-4, atol=1e-6)
+    with forward_ad.dual_level():
+        dual = loss(forward_ad.make_dual(x, torch.ones_like(x)), y)
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, slope.sum(), rtol=1e-4, atol=1e-6)
     with torch.autocast("cpu"):
         assert loss(x.bfloat16(), y if name == "cross_entropy" else y.bfloat16()).dtype == torch.float32
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
