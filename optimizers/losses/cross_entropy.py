@@ -35,8 +35,8 @@ def cross_entropy(
     Its gradient is the predicted probabilities minus the right ones. Arguments, shapes, values at the edges and errors
     are those of `torch.nn.functional.cross_entropy`. Kernels take contiguous logits ``(N, C, ...)`` with int64 class
     indices ``(N, ...)``, and logits ``(N, C)`` with as many probabilities, with any of the options; the rest (other
-    layouts, on a GPU small inputs and all but rows with a class each) goes to torch. Sums are taken in float64, so means
-    in half precision do not overflow, as torch's do.
+    layouts, on a GPU small inputs and all but rows with a class each) goes to torch. Sums are taken in float64, so that
+    means in half precision do not overflow, as torch's do.
 
     check_targets: on a GPU, raise the IndexError that a CPU raises for a class index that is none. Without it nothing
     waits for the GPU: the loss and the gradient of that row are nan (where torch is asked, the GPU stops the program).

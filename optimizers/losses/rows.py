@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..dialect import exp_negative, expm1, maximum, minimum
 from ..executors.kernels import DTYPES
 from .checks import class_dim, working
-from .cross_entropy import Kernel, ready
+from .cross_entropy import Kernel, cross_entropy, ready
 from .fused import MOST_SIZES, by_kernel, unwatched_pair
 
 
@@ -44,9 +43,9 @@ class OfRow:
         smoothing: float,
         constants: tuple[float, ...],
     ) -> Tensor:
-        """The loss in plain torch; half types are worked in float32 and rounded once."""
+        """The loss in plain torch after the cross-entropy; half types are worked in float32 and rounded once."""
         logits, kept = input.to(working(input)), target != ignore_index
-        nll = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none", label_smoothing=smoothing)
+        nll = cross_entropy(logits, target, ignore_index=ignore_index, reduction="none", label_smoothing=smoothing)
         lse = None if self.pull is None else logits.logsumexp(class_dim(logits)).masked_fill(~kept, 0)
         return reduced(self.value(nll, lse, *constants), kept, reduction).to(input.dtype)
 
