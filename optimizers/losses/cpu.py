@@ -59,7 +59,7 @@ class Loss:
         self, shape: torch.Size, dtype: torch.dtype, loss: Elementwise, reduction: str, constants: tuple[float, ...]
     ):
         n = shape.numel()
-        self.scale = _scale(n, reduction)
+        self.scale = _scale(shape, reduction)
         first = (True, *[False] * (len(loss.slopes) - 1))
         self.value, self.value_and_gradient = (
             _job(loss, what, dtype, n, constants, first) for what in (SUM, SUM_AND_GRADIENT)
@@ -89,7 +89,7 @@ def forward(
         values = memory.fresh(input)
         _run(loss, VALUES, tensors, constants, None, values)
         return values, None
-    value, scale = input.new_empty(()), _scale(input.numel(), reduction)
+    value, scale = input.new_empty(()), _scale(input.shape, reduction)
     outs = _outs(input, wanted) if True in wanted else None
     _run(loss, SUM if outs is None else SUM_AND_GRADIENT, tensors, constants, outs, value, scale)
     return value, outs
@@ -108,7 +108,7 @@ def backward(
     if reduction == "none":
         _run(loss, GRADIENTS, tensors, constants, outs, upstream.contiguous())
     else:
-        scale = upstream.item() / (tensors[0].numel() if reduction == "mean" else 1)
+        scale = upstream.item() * _scale(tensors[0].shape, reduction)
         _run(loss, GRADIENT, tensors, constants, outs, None, scale)
     return outs
 
@@ -118,9 +118,12 @@ def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     return gradient.mul_(upstream)
 
 
-def _scale(n: int, reduction: str) -> float:
+def _scale(shape: torch.Size, reduction: str) -> float:
     """What a sum is multiplied by."""
-    return 1.0 if reduction == "sum" else 1.0 / n if n else math.nan
+    if reduction == "sum" or (reduction == "batchmean" and not shape):
+        return 1.0
+    n = shape.numel() if reduction == "mean" else shape[0]
+    return 1.0 / n if n else math.nan
 
 
 def _outs(like: Tensor, wanted: tuple[bool, ...]) -> Outs:

@@ -36,12 +36,14 @@ class Elementwise:
     others: the derivatives with respect to y and what follows, None for a tensor that gets no gradient by the kernel.
     original(x, y, ..., reduction, *constants): the same loss by torch, where autograd of `value` is not what torch
         makes of it: where something is clamped.
+    reductions: those that a kernel on a CPU may be asked for.
     """
 
     value: Callable[..., Any]
     slope: Callable[..., Any]
     others: tuple[Callable[..., Any] | None, ...] = (None,)
     original: Callable[..., Tensor] | None = None
+    reductions: tuple[str, ...] = REDUCTIONS
 
     @property
     def slopes(self) -> tuple[Callable[..., Any] | None, ...]:
@@ -81,7 +83,7 @@ class Elementwise:
         """
         if (
             input.numel() < ((SMALL if input.is_cpu else SMALL_ON_GPU) if least is None else least)
-            or reduction not in REDUCTIONS
+            or reduction not in self.reductions
             or not unwatched_pair(input, target)
         ):
             return None
@@ -168,9 +170,11 @@ def _kernel(
 
 
 def reduced(values: Tensor, reduction: str) -> Tensor:
-    """Values as they are, their mean, or their sum."""
+    """Values as they are, their mean, their sum, or that over the number of examples."""
     if reduction == "none":
         return values
+    if reduction == "batchmean" and values.dim():
+        return values.sum() / values.shape[0]
     return values.mean() if reduction == "mean" else values.sum()
 
 

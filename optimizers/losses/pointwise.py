@@ -85,15 +85,16 @@ def kl_div(
     loss = KL_DIV_LOG if log_target else EXACT_KL_DIV if exact else KL_DIV
     if exact:
         size_average, reduce, reduction = None, None, named(reduction, size_average, reduce)
-    within = "sum" if reduction == "batchmean" else reduction
+    within = "sum" if reduction == "batchmean" and not input.is_cpu else reduction
     value = loss.fast(input, target, within) if size_average is None and reduce is None else None
     if value is None and not (exact and not log_target):
         return F.kl_div(input, target, size_average, reduce, reduction, log_target)
     if reduction == "mean":
         F.kl_div(input.detach().reshape(-1)[:0], target.reshape(-1)[:0])  # gives the warning
     if value is None:
+        within = "sum" if reduction == "batchmean" else reduction
         value = loss(input, target, within)
-    return value / input.shape[0] if reduction == "batchmean" and input.dim() else value
+    return value / input.shape[0] if within != reduction and input.dim() else value
 
 
 def poisson_nll_loss(
