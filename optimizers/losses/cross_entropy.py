@@ -13,9 +13,11 @@ from ..executors.kernels import DTYPES
 from ..executors.tensors import PLAIN_TYPES
 from .fused import MOST_SIZES, REDUCTIONS, by_kernel, on, unwatched_pair
 
-#: on a GPU, below this many logits in fewer than so many rows torch's own chain of passes takes less time than the
-#: calls around a kernel: its loop over rows is the slowest part of it
+#: below this many logits in fewer than so many rows torch's own chain of passes takes less time than the calls around a
+#: kernel: its loop over rows is the slowest part of it. On a CPU they are fewer, and fewer still in rows of up to `SHORT`
+#: classes, which torch works number by number
 SMALL, FEW = 65_536, 256
+SMALL_ON_CPU, SHORT, SMALL_OF_SHORT = 8192, 16, 320
 
 
 def cross_entropy(
@@ -105,8 +107,17 @@ def _kernel(
             return None
     elif not cpu or len(shape) > 2 or ignore_index >= 0 or (target_shape, target_dtype) != (shape, dtype):
         return None
+    if cpu and not _pays(shape, target_dtype, smoothing):
+        return None
     options = ignore_index, reduction, float(smoothing)
     return ready(Kernel(*options), shape, dtype, target_dtype) if cpu else Kernel(*options)
+
+
+def _pays(shape: torch.Size, target_dtype: torch.dtype, smoothing: float) -> bool:
+    """Whether on a CPU a kernel takes less time than torch, whose passes for mixtures and smoothing are many."""
+    n, classes = shape.numel(), shape[1]
+    least = SMALL_OF_SHORT if len(shape) == 2 and classes <= SHORT else SMALL_ON_CPU
+    return n >= least or n >= FEW * classes or smoothing > 0 or target_dtype != torch.int64
 
 
 class Kernel:
