@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from ..executors.kernels import DTYPES
 from ..executors.tensors import PLAIN_TYPES
-from .fused import MOST_SIZES, REDUCTIONS, by_kernel, on, unwatched_pair
+from .fused import MOST_SIZES, REDUCTIONS, by_kernel, on, on_cpu, unwatched_pair
 
 #: below this many logits in fewer than so many rows torch's own chain of passes takes less time than the calls around a
-#: kernel: its loop over rows is the slowest part of it. On a CPU they are fewer, and fewer still in rows of up to `SHORT`
-#: classes, which torch works number by number
+#: kernel: its loop over rows is the slowest part of it. On a CPU they are fewer, and fewer still in rows of up to
+#: `SHORT` classes, which torch works number by number
 SMALL, FEW = 65_536, 256
 SMALL_ON_CPU, SHORT, SMALL_OF_SHORT = 8192, 16, 320
 
@@ -50,11 +50,11 @@ def cross_entropy(
         and reduce is None
         and reduction in REDUCTIONS
         and unwatched_pair(input, target)
-        and (input.is_cpu or input.numel() >= SMALL or target.numel() >= FEW)
+        and ((cpu := on_cpu(input)) or input.numel() >= SMALL or target.numel() >= FEW)
         and (weight is None or _is_weight(weight, input))
     ):
         kernel = _kernel(
-            input.shape, input.dtype, target.shape, target.dtype, input.is_cpu, ignore_index, reduction, label_smoothing
+            input.shape, input.dtype, target.shape, target.dtype, cpu, ignore_index, reduction, label_smoothing
         )
         if kernel is not None:
             return by_kernel(kernel, input, target, weight)
@@ -144,7 +144,7 @@ class Kernel:
         if self.reduction == "none":
             return kernels.each(*tensors, self.ignore_index, self.smoothing, *self.more), None
         value, gradient = kernels.loss(*tensors, self.ignore_index, self.smoothing, self.mean, wanted[0])
-        return value, (gradient, None, None) if wanted[0] else None
+        return value, (gradient, None, None)
 
     def backward(self, tensors, wanted, upstream):
         kernels = on(tensors[0].device, "cross_entropy_")

@@ -60,7 +60,7 @@ class Loss:
 
     def forward(
         self, tensors: tuple[Tensor, Tensor, Tensor | None], wanted: Sequence[bool]
-    ) -> tuple[Tensor, tuple[Tensor | None, None, None] | None]:
+    ) -> tuple[Tensor, tuple[Tensor | None, None, None]]:
         logits, target, weight = tensors
         value, out = torch.empty_like(self.like), None
         if wanted[0]:
@@ -78,7 +78,7 @@ class Loss:
         )
         if bad:
             _refuse(target, bad)
-        return value, (out, None, None) if wanted[0] else None
+        return value, (out, None, None)
 
 
 def each(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..executors import kernels
-from .fused import DEVICES, MOST_SIZES, REDUCTIONS, alike, beside, by_kernel, on, unwatched, unwatched_pair
+from .fused import DEVICES, MOST_SIZES, REDUCTIONS, alike, beside, by_kernel, on, on_cpu, unwatched, unwatched_pair
 
 #: below this many elements torch's own losses are as fast as the calls around a kernel, and below this many formulas
 #: are, where torch has no such loss; and on a GPU torch's own
@@ -87,7 +87,9 @@ class Elementwise:
             or not unwatched_pair(input, target)
         ):
             return None
-        kernel = _kernel(self, input.shape, input.dtype, target.shape, target.dtype, input.is_cpu, reduction, constants)
+        kernel = _kernel(
+            self, input.shape, input.dtype, target.shape, target.dtype, on_cpu(input), reduction, constants
+        )
         return None if kernel is None else by_kernel(kernel, input, target)
 
     def has_kernel(self, input: Tensor, others: Tensor | tuple[Tensor, ...]) -> bool:

@@ -69,7 +69,8 @@ class _Fused(torch.autograd.Function):
         # gradient, such as that of a GradScaler, could lift it
         if tensors[0].dtype is torch.float16:
             wanted = (False,) * len(wanted)
-        value, ctx.gradients = kernel.forward(tensors, wanted)
+        value, gradients = kernel.forward(tensors, wanted)
+        ctx.gradients = gradients if True in wanted else None
         return value
 
     @staticmethod
@@ -115,6 +116,11 @@ def unwatched(input: Tensor, devices: Container[str] = ("cpu",)) -> bool:
         and getattr(forward_ad, "_current_level", -1) < 0
         and not isinstance(kernels.executor(device), str)
     )
+
+
+def on_cpu(input: Tensor) -> bool:
+    """Whether a tensor is read by the kernels for CPUs: tests let CPU tensors stand for a GPU's."""
+    return input.is_cpu and DEVICES["cpu"] == "cpu"
 
 
 def unwatched_pair(input: Tensor, target: Tensor) -> bool:

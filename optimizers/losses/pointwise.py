@@ -25,7 +25,7 @@ from .family import (
     SMOOTH_L1,
     SOFT_MARGIN,
 )
-from .fused import named
+from .fused import named, on_cpu
 
 
 def mse_loss(input, target, size_average=None, reduce=None, reduction="mean", weight=None) -> Tensor:
@@ -85,7 +85,7 @@ def kl_div(
     loss = KL_DIV_LOG if log_target else EXACT_KL_DIV if exact else KL_DIV
     if exact:
         size_average, reduce, reduction = None, None, named(reduction, size_average, reduce)
-    within = "sum" if reduction == "batchmean" and not input.is_cpu else reduction
+    within = "sum" if reduction == "batchmean" and not on_cpu(input) else reduction
     value = loss.fast(input, target, within) if size_average is None and reduce is None else None
     if value is None and not (exact and not log_target):
         return F.kl_div(input, target, size_average, reduce, reduction, log_target)

@@ -18,7 +18,7 @@ from ..dialect import exp_negative, expm1, maximum, minimum
 from ..executors.kernels import DTYPES
 from .checks import class_dim, working
 from .cross_entropy import Kernel, cross_entropy, ready
-from .fused import MOST_SIZES, by_kernel, unwatched_pair
+from .fused import MOST_SIZES, by_kernel, on_cpu, unwatched_pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class OfRow:
         constants: tuple[float, ...],
     ) -> Tensor | None:
         """The loss by a kernel, or None where none fits."""
-        if not input.is_cpu or not unwatched_pair(input, target):
+        if not on_cpu(input) or not unwatched_pair(input, target):
             return None
         kernel = _kernel(
             self, input.shape, input.dtype, target.shape, target.dtype, ignore_index, reduction, smoothing, constants
