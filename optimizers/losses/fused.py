@@ -44,8 +44,7 @@ class Kernel(Protocol):
 
     plain(tensors): the loss in plain torch.
     forward(tensors, wanted): the loss and, if any is wanted, gradients for an upstream gradient of 1, one for each of
-        the tensors and None for those that want none; or None where gradients need the upstream gradient, or nobody
-        wants any.
+        the tensors and None for those that want none; or None where gradients need the upstream gradient.
     backward(tensors, wanted, upstream): the gradients, made anew.
     """
 
