@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from optimizers import losses
-from optimizers.losses import cpu
+from optimizers.losses import cpu, rows
 
 pytest.importorskip("numba")
 
@@ -91,6 +91,21 @@ def test_other_constants_of_one_shape():
         agree("huber_loss", numbers(), numbers(1), delta=delta)
     for reduction in ("sum", "none", "mean"):
         agree("huber_loss", numbers(), numbers(1), reduction=reduction)
+
+
+def test_batchmean_is_over_the_examples_of_each_shape():
+    for shape in ((64, 32), (32, 64), (N,)):
+        x, y = numbers().view(shape), numbers(1).abs().view(shape)
+        for dtype in (torch.float32, torch.float16):  # of float16, gradients are made in the backward pass
+            agree("kl_div", x.to(dtype), y.to(dtype), reduction="batchmean")
+
+
+def test_losses_of_rows_are_asked_for_what_they_take():
+    x, t = logits(), classes()
+    assert rows.Z.fast(x, t, -100, "mean", 0.0, (0.1,)) is not None
+    assert rows.Z.fast(x, t[:3], -100, "mean", 0.0, (0.1,)) is None
+    assert rows.Z.fast(x, t, -100, "mean", 0.0, (torch.tensor(0.1),)) is None
+    assert rows.Z.fast(x, t, torch.tensor(-100), "mean", 0.0, (0.1,)) is None
 
 
 def test_a_number_in_a_tensor_is_read_anew():
