@@ -7,6 +7,7 @@ are spread over them, are taken by a kernel too.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -44,17 +45,17 @@ def binary_cross_entropy(
     # a kernel tells of what is no probability by its sum (for which a GPU would have to be waited for); without one,
     # torch is one pass too
     fast = size_average is None and reduce is None and reduction in ("mean", "sum") and input.device.type == "cpu"
-    if fast and BCE.takes(input, target, reduction):
+    if fast:
         value = _bce_by_kernel(input, target, weight, reduction)
-        if value is not None and not value.isnan():
+        if value is not None and not math.isnan(value.item()):
             return value
     return F.binary_cross_entropy(input, target, weight, size_average, reduce, reduction)
 
 
 def _bce_by_kernel(input: Tensor, target: Tensor, weight: Tensor | None, reduction: str) -> Tensor | None:
     if weight is None:
-        return BCE.by_kernel(input, target, reduction)
-    spread = _spread(weight, input)
+        return BCE.fast(input, target, reduction)
+    spread = _spread(weight, input) if BCE.takes(input, target, reduction) else None
     return None if spread is None else WEIGHTED_BCE.by_kernel(input, (target, spread), reduction)
 
 
@@ -96,6 +97,10 @@ def binary_cross_entropy_with_logits(
     if exact:
         return _exact_with_logits(input, target, weight, named(reduction, size_average, reduce), pos_weight)
     if size_average is None and reduce is None:
+        if weight is None and pos_weight is None:
+            value = BCE_WITH_LOGITS.fast(input, target, reduction)
+            if value is not None:
+                return value
         found = _kernel_with_logits(input, target, weight, pos_weight, reduction)
         if found is not None:
             loss, others, constants = found
@@ -105,10 +110,8 @@ def binary_cross_entropy_with_logits(
 
 def _kernel_with_logits(input, target, weight, pos_weight, reduction) -> tuple[Any, Any, tuple[float, ...]] | None:
     """The loss, its tensors after the first, and its constants; None where torch is asked."""
-    if not BCE_WITH_LOGITS.takes(input, target, reduction):
+    if (weight is None and pos_weight is None) or not BCE_WITH_LOGITS.takes(input, target, reduction):
         return None
-    if weight is None and pos_weight is None:
-        return BCE_WITH_LOGITS, target, ()
     one = 1.0 if pos_weight is None else _one_number(pos_weight, input)
     if weight is None and one is not None:
         return BCE_WITH_POS_WEIGHT, target, (one,)
@@ -149,8 +152,8 @@ def multilabel_soft_margin_loss(
         return reduced(values.mean(-1), reduction)
     labels = input.shape[-1] if input.dim() else 0
     fast = weight is None and size_average is None and reduce is None and labels > 0
-    if fast and MULTILABEL_SOFT_MARGIN.takes(input, target, reduction):
-        value = MULTILABEL_SOFT_MARGIN.by_kernel(input, target, reduction)
+    value = MULTILABEL_SOFT_MARGIN.fast(input, target, reduction) if fast else None
+    if value is not None:
         return value.mean(-1) if reduction == "none" else value / labels if reduction == "sum" else value
     return F.multilabel_soft_margin_loss(input, target, weight, size_average, reduce, reduction)
 

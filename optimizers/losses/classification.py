@@ -1,9 +1,9 @@
-"""Losses of logits and class indices beyond cross-entropy; all are arithmetic on what `cross_entropy` gives each row.
+"""Losses of logits and class indices beyond cross-entropy; all are arithmetic on what cross-entropy gives each row.
 
 Logits are ``(C,)`` or ``(N, C, ...)`` and targets int64 class indices of the same shape without C, as in torch. Rows
 whose target is `ignore_index` cost 0 and get no gradient; the mean is over the others, and nan where there are none,
-as torch's. Half precision is worked in float32 and rounded once. Everything around `cross_entropy` is plain torch:
-differentiable as often as you like, on any device.
+as torch's. Half precision is worked in float32 and rounded once. On a CPU rows of logits ``(N, C)`` are read once, by a
+kernel; for the rest everything around `cross_entropy` is plain torch. All are differentiable as often as you like.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .checks import between, check_classes, check_reduction, class_dim, not_negative, positive, working
-from .cross_entropy import cross_entropy
 from .module import FunctionLoss
+from .rows import FOCAL, POLY1, Z, reduced
 
 
 def softmax_focal_loss(
@@ -40,19 +40,21 @@ def softmax_focal_loss(
     Lin et al., "Focal loss for dense object detection", arXiv 1708.02002, equation 5, of many classes.
     """
     not_negative("gamma", gamma)
-    nll, kept = _rows(input, target, ignore_index, reduction)
-    # a loss of 0 has a slope of 0, but the power of 0 has an infinite one where gamma is below 1
-    wrong = (-torch.expm1(-nll)).clamp_min(torch.finfo(nll.dtype).eps / 4)
-    values = wrong**gamma * nll
-    if alpha is not None:
-        weights = torch.as_tensor(alpha, dtype=nll.dtype, device=nll.device)
-        classes = input.shape[class_dim(input)]
-        if weights.shape != (classes,):
-            raise ValueError(
-                f"alpha must be one weight for each of {classes} classes, and has shape {tuple(weights.shape)}"
-            )
-        values = values * weights[torch.where(kept, target, 0).long()]
-    return _reduced(values, kept, reduction).to(input.dtype)
+    check_reduction(reduction)
+    check_classes(input, target)
+    constants = float(gamma), torch.finfo(working(input)).eps / 4
+    if alpha is None:
+        return FOCAL(input, target, ignore_index, reduction, 0.0, constants)
+    values = FOCAL(input.to(working(input)), target, ignore_index, "none", 0.0, constants)
+    weights = torch.as_tensor(alpha, dtype=values.dtype, device=values.device)
+    classes = input.shape[class_dim(input)]
+    if weights.shape != (classes,):
+        raise ValueError(
+            f"alpha must be one weight for each of {classes} classes, and has shape {tuple(weights.shape)}"
+        )
+    kept = target != ignore_index
+    values = values * weights[torch.where(kept, target, 0).long()]
+    return reduced(values, kept, reduction).to(input.dtype)
 
 
 def z_loss_cross_entropy(
@@ -76,14 +78,14 @@ def z_loss_cross_entropy(
     "Gemma 2", arXiv 2408.00118, section 2 (softcap of 30).
     """
     not_negative("z", z)
-    logits = input.to(working(input))
+    between("label_smoothing", label_smoothing, 0, 1)
+    check_reduction(reduction)
+    check_classes(input, target)
+    logits = input
     if softcap is not None:
+        logits = input.to(working(input))
         logits = positive("softcap", softcap) * torch.tanh(logits / softcap)
-    nll, kept = _rows(logits, target, ignore_index, reduction, between("label_smoothing", label_smoothing, 0, 1))
-    if z:
-        normalizer = logits.logsumexp(class_dim(logits)).masked_fill(~kept, 0)
-        nll = nll + z * normalizer.square()
-    return _reduced(nll, kept, reduction).to(input.dtype)
+    return Z(logits, target, ignore_index, reduction, float(label_smoothing), (float(z),)).to(input.dtype)
 
 
 def poly1_cross_entropy(
@@ -98,30 +100,9 @@ def poly1_cross_entropy(
     """
     if not epsilon >= -1:
         raise ValueError(f"epsilon must be at least -1, and is {epsilon}")
-    nll, kept = _rows(input, target, ignore_index, reduction)
-    return _reduced(nll - epsilon * torch.expm1(-nll), kept, reduction).to(input.dtype)
-
-
-def _rows(
-    input: Tensor, target: Tensor, ignore_index: int, reduction: str, label_smoothing: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """The cross-entropy of each row, 0 where it is ignored, in the working dtype; and which rows are not ignored."""
     check_reduction(reduction)
     check_classes(input, target)
-    nll = cross_entropy(
-        input.to(working(input)),
-        target,
-        ignore_index=ignore_index,
-        reduction="none",
-        label_smoothing=label_smoothing,
-    )
-    return nll, target != ignore_index
-
-
-def _reduced(values: Tensor, kept: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return values
-    return values.sum() if reduction == "sum" else values.sum() / kept.sum()
+    return POLY1(input, target, ignore_index, reduction, 0.0, (float(epsilon),))
 
 
 class _Classification(FunctionLoss):

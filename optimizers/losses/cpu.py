@@ -17,6 +17,7 @@ from torch import Tensor
 from ..executors import cpu, generate, threads
 from ..executors.sources import ELEMENTS, IMPORTS, storage, typed
 from . import memory
+from .fused import MOST_SIZES
 
 if TYPE_CHECKING:
     from .elementwise import Elementwise
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 #: elements of a piece, and below how many a second thread costs more than it saves
 PIECE, SERIAL_BELOW = 16_384, 32_768
 
-#: the words of how many sizes of inputs are kept for their next loss, and with scratch of how many numbers at most
-MOST_SIZES, MOST_KEPT = 256, 32_768
+#: with scratch of how many numbers at most a job is kept for the next loss of its size
+MOST_KEPT = 32_768
 
 driver = generate.compiled("reduce")
 _drive = cpu.callable_address(driver.drive.address)
@@ -48,6 +49,37 @@ SUM, SUM_AND_GRADIENT, VALUES, GRADIENTS, GRADIENT = range(5)
 Outs = tuple[Tensor | None, ...]
 
 
+class Loss:
+    """The mean or the sum of a loss, and the gradient of its first tensor if wanted, of tensors of one shape and dtype.
+
+    The others want no gradient.
+    """
+
+    def __init__(
+        self, shape: torch.Size, dtype: torch.dtype, loss: Elementwise, reduction: str, constants: tuple[float, ...]
+    ):
+        n = shape.numel()
+        self.scale = _scale(shape, reduction)
+        first = (True, *[False] * (len(loss.slopes) - 1))
+        self.value, self.value_and_gradient = (
+            _job(loss, what, dtype, n, constants, first) for what in (SUM, SUM_AND_GRADIENT)
+        )
+        self.no_others = [0] * (len(first) - 1)
+        self.like = torch.empty((), dtype=dtype)
+        self.large = n * dtype.itemsize >= memory.ASK_FROM
+
+    def forward(self, tensors: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Outs | None]:
+        input = tensors[0]
+        value = torch.empty_like(self.like)
+        pointers = value.data_ptr(), *map(Tensor.data_ptr, tensors)
+        if not wanted[0]:
+            self.value(self.scale, *pointers, 0, *self.no_others)
+            return value, None
+        out = memory.fresh(input) if self.large else torch.empty_like(input)
+        self.value_and_gradient(self.scale, *pointers, out.data_ptr(), *self.no_others)
+        return value, (out, *[None] * len(self.no_others))
+
+
 def forward(
     loss: Elementwise, tensors: Sequence[Tensor], reduction: str, constants: tuple[float, ...], wanted: tuple[bool, ...]
 ) -> tuple[Tensor, Outs | None]:
@@ -57,9 +89,7 @@ def forward(
         values = memory.fresh(input)
         _run(loss, VALUES, tensors, constants, None, values)
         return values, None
-    n = input.numel()
-    value = input.new_empty(())
-    scale = 1.0 if reduction == "sum" else 1.0 / n if n else math.nan
+    value, scale = input.new_empty(()), _scale(input.shape, reduction)
     outs = _outs(input, wanted) if True in wanted else None
     _run(loss, SUM if outs is None else SUM_AND_GRADIENT, tensors, constants, outs, value, scale)
     return value, outs
@@ -78,7 +108,7 @@ def backward(
     if reduction == "none":
         _run(loss, GRADIENTS, tensors, constants, outs, upstream.contiguous())
     else:
-        scale = upstream.item() / (tensors[0].numel() if reduction == "mean" else 1)
+        scale = upstream.item() * _scale(tensors[0].shape, reduction)
         _run(loss, GRADIENT, tensors, constants, outs, None, scale)
     return outs
 
@@ -86,6 +116,14 @@ def backward(
 def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     """A gradient for an upstream gradient of 1, made one for another in place."""
     return gradient.mul_(upstream)
+
+
+def _scale(shape: torch.Size, reduction: str) -> float:
+    """What a sum is multiplied by."""
+    if reduction == "sum" or (reduction == "batchmean" and not shape):
+        return 1.0
+    n = shape.numel() if reduction == "mean" else shape[0]
+    return 1.0 / n if n else math.nan
 
 
 def _outs(like: Tensor, wanted: tuple[bool, ...]) -> Outs:
@@ -105,62 +143,78 @@ def _run(
     input = tensors[0]
     # without gradients, the block that serves those of the prediction is as good as any
     wanted = (True, *[False] * (len(tensors) - 1)) if outs is None else tuple([out is not None for out in outs])
-    words = [what, 0 if other is None else other.data_ptr(), *[t.data_ptr() for t in tensors]]
-    words += [0] * len(tensors) if outs is None else [0 if out is None else out.data_ptr() for out in outs]
-    run(_block(loss, input.dtype, len(constants), wanted), words, (scale, *constants), input.numel(), PIECE, 1)
+    pointers = [0 if other is None else other.data_ptr(), *[t.data_ptr() for t in tensors]]
+    pointers += [0] * len(tensors) if outs is None else [0 if out is None else out.data_ptr() for out in outs]
+    _job(loss, what, input.dtype, input.numel(), constants, wanted)(scale, *pointers)
+
+
+@functools.lru_cache(MOST_SIZES)
+def _job(
+    loss: Elementwise, what: int, dtype: torch.dtype, n: int, constants: tuple[float, ...], wanted: tuple[bool, ...]
+) -> Job:
+    block = _block(loss, dtype, len(constants), wanted)
+    return Job(block, n, PIECE, numbers=constants, before=(what,), pointers=1 + 2 * len(wanted))
+
+
+class Job:
+    """A block over so many units, with all of its arguments but pointers and a scale: a loss of one size.
+
+    What does not change from call to call is written to memory once, since that takes longer than a small loss does.
+    A block's arguments are the address of its numbers, the words `before`, the pointers, the words `after`, the address
+    of `scratch` float64 numbers, and `n`. The first number is the scale, and `numbers` are the others.
+    """
+
+    def __init__(
+        self,
+        block: Any,
+        n: int,
+        piece: int,
+        unit: int = 1,
+        *,
+        numbers: Sequence[float] = (),
+        before: Sequence[int],
+        pointers: int,
+        after: Sequence[int] = (),
+        scratch: int = 0,
+    ):
+        self.block, self.numbers, self.scratch = block, (1.0, *numbers), scratch
+        self.words, self.tail = (*before, *[0] * pointers, *after), n
+        self.head = [block.address, 0, n, piece, unit, 1]
+        self.set_pointers = Struct(f"{pointers}q").pack_into
+        self.first_pointer = 8 * (len(driver.JOB) + 1 + len(before))
+        self.pieces, self.parallel = -(-n // piece), n * unit >= SERIAL_BELOW
+        self.spare: list[_Call] = []
+
+    def __call__(self, scale: float, *pointers: int) -> int:
+        """Runs the block; what it answers, if not 0."""
+        spare = self.spare
+        try:
+            call = spare.pop()  # nobody else has it then: other threads may be in the same loss
+        except IndexError:
+            call = _Call(self)
+        call.numbers[0] = scale
+        self.set_pointers(call.job, self.first_pointer, *pointers)
+        if self.parallel:
+            call.job[driver.THREADS] = threads.count()
+        answer = _drive(call.at)
+        if self.scratch <= MOST_KEPT:
+            spare.append(call)
+        return answer
 
 
 class _Call:
-    """The words of a job in memory. They are made once for a size, since that takes longer than a small loss does."""
+    """The memory of a job, for one thread at a time."""
 
-    def __init__(self, block: Any, words: int, numbers: int, n: int, piece: int, unit: int, width: int, scratch: int):
-        pieces = -(-n // piece)
-        self.numbers = array("d", bytes(8 * (numbers + width * (pieces + 1) + scratch)))
-        numbers_at = self.numbers.buffer_info()[0]
-        sums, total = numbers_at + 8 * numbers, numbers_at + 8 * (numbers + width * pieces)
-        head = [block.address, 0, n, piece, unit, width, sums, total, 0, SERIAL_BELOW, 0, _PARALLEL]
-        head += [driver.openmp_body.address, numbers_at]
-        self.job = array("q", [*head, *[0] * words, total + 8 * width, n])
+    def __init__(self, job: Job):
+        n, m = len(job.numbers), job.pieces
+        self.numbers = array("d", job.numbers)
+        self.numbers.frombytes(bytes(8 * (m + 1 + job.scratch)))
+        at = self.numbers.buffer_info()[0]
+        sums, total = at + 8 * n, at + 8 * (n + m)
+        self.job = array("q", [*job.head, sums, total, 1, SERIAL_BELOW, 0, _PARALLEL, driver.openmp_body.address])
+        self.job.extend([at, *job.words, total + 8, job.tail])
         self.at = self.job.buffer_info()[0]
         self.job[driver.ARGS] = self.at + 8 * len(driver.JOB)
-        self.set_words, self.set_numbers = Struct(f"{words}q").pack_into, Struct(f"{numbers}d").pack_into
-        self.first_word = 8 * len(head)
-
-
-_calls: dict[tuple[int, int, int], list[_Call]] = {}
-
-
-def run(
-    block: Any,
-    words: Sequence[int],
-    numbers: tuple[float, ...],
-    n: int,
-    piece: int,
-    unit: int,
-    width: int = 1,
-    scratch: int = 0,
-) -> int:
-    """Runs a block over `n` units of `unit` elements, which leave `width` sums a piece; what it answers, if not 0.
-
-    Its arguments are the address of `numbers`, then `words`, the address of `scratch` float64 numbers, and `n`.
-    """
-    key = block.address, n, unit
-    spare = _calls.get(key)
-    if spare is None:
-        if len(_calls) >= MOST_SIZES:
-            _calls.clear()
-        spare = _calls.setdefault(key, [])
-    try:
-        call = spare.pop()  # nobody else has it then: other threads may be in the same loss
-    except IndexError:
-        call = _Call(block, len(words), len(numbers), n, piece, unit, width, scratch)
-    call.set_words(call.job, call.first_word, *words)
-    call.set_numbers(call.numbers, 0, *numbers)
-    call.job[driver.THREADS] = threads.count()
-    answer = _drive(call.at)
-    if scratch <= MOST_KEPT:
-        spare.append(call)
-    return answer
 
 
 @functools.cache

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fused import DEVICES, REDUCTIONS, beside, by_kernel, on, unwatched
+from ..executors.kernels import DTYPES
+from ..executors.tensors import PLAIN_TYPES
+from .fused import MOST_SIZES, REDUCTIONS, by_kernel, on, on_cpu, unwatched_pair
 
 #: below this many logits in fewer than so many rows torch's own chain of passes takes less time than the calls around a
-#: kernel: its loop over rows is the slowest part of it
+#: kernel: its loop over rows is the slowest part of it. On a CPU they are fewer, and fewer still in rows of up to
+#: `SHORT` classes, which torch works number by number
 SMALL, FEW = 65_536, 256
+SMALL_ON_CPU, SHORT, SMALL_OF_SHORT = 8192, 16, 320
 
 
 def cross_entropy(
@@ -30,8 +37,8 @@ def cross_entropy(
     Its gradient is the predicted probabilities minus the right ones. Arguments, shapes, values at the edges and errors
     are those of `torch.nn.functional.cross_entropy`. Kernels take contiguous logits ``(N, C, ...)`` with int64 class
     indices ``(N, ...)``, and logits ``(N, C)`` with as many probabilities, with any of the options; the rest (other
-    layouts, small inputs, on a GPU all but rows with a class each) goes to torch. Sums are taken in float64, so means
-    in half precision do not overflow, as torch's do.
+    layouts, on a GPU small inputs and all but rows with a class each) goes to torch. Sums are taken in float64, so that
+    means in half precision do not overflow, as torch's do.
 
     check_targets: on a GPU, raise the IndexError that a CPU raises for a class index that is none. Without it nothing
     waits for the GPU: the loss and the gradient of that row are nan (where torch is asked, the GPU stops the program).
@@ -39,14 +46,18 @@ def cross_entropy(
     if check_targets:
         _check_targets(input, target, ignore_index)
     if (
-        (input.numel() >= SMALL or target.numel() >= FEW)
-        and size_average is None
+        size_average is None
         and reduce is None
         and reduction in REDUCTIONS
-        and 0 <= label_smoothing <= 1
-        and _has_kernel(input, target, weight, ignore_index)
+        and unwatched_pair(input, target)
+        and ((cpu := on_cpu(input)) or input.numel() >= SMALL or target.numel() >= FEW)
+        and (weight is None or _is_weight(weight, input))
     ):
-        return by_kernel(KERNEL, (input, target, weight), (ignore_index, reduction, float(label_smoothing)))
+        kernel = _kernel(
+            input.shape, input.dtype, target.shape, target.dtype, cpu, ignore_index, reduction, label_smoothing
+        )
+        if kernel is not None:
+            return by_kernel(kernel, input, target, weight)
     return F.cross_entropy(input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing)
 
 
@@ -60,49 +71,97 @@ def _check_targets(input: Tensor, target: Tensor, ignore_index: int) -> None:
         raise IndexError(f"Target {int(bad[0])} is out of bounds.")
 
 
-def _has_kernel(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> bool:
-    if input.dim() < 2 or input.numel() == 0 or not unwatched(input, DEVICES):
-        return False
-    if DEVICES[input.device.type] == "cuda" and (input.dim() > 2 or target.dtype != torch.int64):
-        return False
-    if target.dtype == torch.int64:
-        if type(target) is not Tensor or target.device != input.device or not target.is_contiguous():
-            return False
-        if target.shape != (input.shape[:1] + input.shape[2:] if input.dim() > 2 else input.shape[:1]):
-            return False
-    elif input.dim() > 2 or ignore_index >= 0 or not beside(input, target):
-        return False
-    if weight is None:
-        return True
-    fits = weight.dtype == input.dtype and weight.shape == input.shape[1:2] and weight.device == input.device
-    return fits and weight.is_contiguous() and not weight.requires_grad
+def _is_weight(weight: Tensor, input: Tensor) -> bool:
+    """Whether a kernel may read the weights of the classes of an input."""
+    return (
+        type(weight) in PLAIN_TYPES
+        and weight.device == input.device
+        and weight.dtype == input.dtype
+        and weight.shape == input.shape[1:2]
+        and weight.layout is torch.strided
+        and weight.is_contiguous()
+        and not weight.requires_grad
+        and not weight.is_neg()
+    )
 
 
-class _Kernel:
-    """Over rows of logits; after them the classes and their weights; `options` are the last three arguments."""
+@functools.lru_cache(MOST_SIZES)
+def _kernel(
+    shape: torch.Size,
+    dtype: torch.dtype,
+    target_shape: torch.Size,
+    target_dtype: torch.dtype,
+    cpu: bool,
+    ignore_index: int,
+    reduction: str,
+    smoothing: float,
+) -> Kernel | None:
+    """The kernel for tensors of such shapes and dtypes with these options; None where torch is asked."""
+    if len(shape) < 2 or shape.numel() == 0 or dtype not in DTYPES:
+        return None
+    # other kinds of numbers, such as tensors, may be others the next time they come
+    if type(ignore_index) is not int or not isinstance(smoothing, (int, float)) or not 0 <= smoothing <= 1:
+        return None
+    if target_dtype == torch.int64:
+        if target_shape != shape[:1] + shape[2:] or (len(shape) > 2 and not cpu):
+            return None
+    elif not cpu or len(shape) > 2 or ignore_index >= 0 or (target_shape, target_dtype) != (shape, dtype):
+        return None
+    if cpu and not _pays(shape, target_dtype, smoothing):
+        return None
+    options = ignore_index, reduction, float(smoothing)
+    return ready(Kernel(*options), shape, dtype, target_dtype) if cpu else Kernel(*options)
 
-    def plain(self, tensors, options):
-        (input, target, weight), (ignore_index, reduction, smoothing) = tensors, options
+
+def _pays(shape: torch.Size, target_dtype: torch.dtype, smoothing: float) -> bool:
+    """Whether on a CPU a kernel takes less time than torch, whose passes for mixtures and smoothing are many."""
+    n, classes = shape.numel(), shape[1]
+    least = SMALL_OF_SHORT if len(shape) == 2 and classes <= SHORT else SMALL_ON_CPU
+    return n >= least or n >= FEW * classes or smoothing > 0 or target_dtype != torch.int64
+
+
+class Kernel:
+    """Over rows of logits; after them the classes and their weights."""
+
+    def __init__(self, ignore_index: int, reduction: str, smoothing: float):
+        self.ignore_index, self.reduction, self.smoothing = ignore_index, reduction, smoothing
+        self.mean = reduction == "mean"
+        self.more: tuple[Any, ...] = ()  # what is made of the cross-entropy of a row, and with which constants
+
+    def plain(self, tensors):
+        input, target, weight = tensors
         return F.cross_entropy(
-            input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=smoothing
+            input,
+            target,
+            weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.smoothing,
         )
 
-    def forward(self, tensors, options, wanted):
-        (input, target, weight), (ignore_index, reduction, smoothing) = tensors, options
-        kernels = on(input.device, "cross_entropy_")
-        if reduction == "none":
-            return kernels.each(input, target, weight, ignore_index, smoothing), None
-        mean = reduction == "mean"
-        value, gradient = kernels.loss(input, target, weight, ignore_index, smoothing, mean, wanted[0])
+    def forward(self, tensors, wanted):
+        kernels = on(tensors[0].device, "cross_entropy_")
+        if self.reduction == "none":
+            return kernels.each(*tensors, self.ignore_index, self.smoothing, *self.more), None
+        value, gradient = kernels.loss(*tensors, self.ignore_index, self.smoothing, self.mean, wanted[0])
         return value, (gradient, None, None)
 
-    def backward(self, tensors, options, wanted, upstream):
-        (input, target, weight), (ignore_index, reduction, smoothing) = tensors, options
-        kernels, mean = on(input.device, "cross_entropy_"), reduction == "mean"
-        return kernels.gradient(input, target, weight, ignore_index, smoothing, mean, upstream), None, None
+    def backward(self, tensors, wanted, upstream):
+        kernels = on(tensors[0].device, "cross_entropy_")
+        gradient = kernels.gradient(*tensors, self.ignore_index, self.smoothing, self.mean, upstream, *self.more)
+        return gradient, None, None
 
 
-KERNEL = _Kernel()
+K = TypeVar("K", bound=Kernel)
+
+
+def ready(kernel: K, shape: torch.Size, dtype: torch.dtype, target_dtype: torch.dtype) -> K:
+    """A kernel on a CPU, with all that can be made beforehand for a mean or a sum over logits of one shape."""
+    if kernel.reduction != "none":
+        kernels, options = on(torch.device("cpu"), "cross_entropy_"), (kernel.ignore_index, kernel.smoothing)
+        loss = kernels.Loss(shape, dtype, target_dtype, *options, kernel.mean, *kernel.more)
+        kernel.forward = loss.forward  # type: ignore[method-assign]
+    return kernel
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):

@@ -205,6 +205,9 @@ def short_rows(logits, out, lses, sums, rows, n):
     add_logs(lses, sums, rows)
 
 
+${OF_ROW}
+
+
 @cfunc("intp(intp, intp, intp, intp, intp)", cache=True, **OPTIONS)
 def block(args, begin, end, sums, stage):
     numbers, what, n, ignored = word(args, 0), word(args, 1), ${CLASSES}, word(args, 3)
@@ -240,19 +243,22 @@ def block(args, begin, end, sums, stage):
             s = keep_exps(at, out, n, top) if keep else sum_of_exps(at, n, top)
             lse = float64(top) + math.log(s)
         w = float64(element(weight_at, t)) if weight_at else 1.0
-        if what < ${GRADIENT_OF_MEAN}:
+        if ${NEEDED} or what < ${GRADIENT_OF_MEAN}:
             loss = (1 - smoothing) * w * (lse - float64(element(at, t)))
             if smoothing > 0:
                 if weight_at:
                     loss += spread * weighted(at, weight_at, n, ${REAL}(lse))
                 else:
                     loss += spread * (n * lse - total(at, n))
+            ${MADE}
             loss_sum += loss
             if what == ${EACH}:
                 set_element(value_at, r, ${REAL}(loss))
         if gradient:
             here = scale * float64(element(upstream, r)) if upstream else scale
+            ${SLOPES}
             factor = here * ((1 - smoothing) * w + spread * all_weights)
+            ${PULL}
             shift = ${REAL}(0.0 if weight_at else here * spread)
             if keep:
                 chance = float64(element(out, t)) / s

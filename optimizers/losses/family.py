@@ -24,6 +24,7 @@ from ..dialect import (
     where,
 )
 from .elementwise import Elementwise
+from .fused import REDUCTIONS
 
 
 def mse(x, y):
@@ -278,6 +279,8 @@ def focal_slope(x, y, alpha, gamma):
     return -weight * s * exp_negative(gamma * log_q) * (gamma * (1 - q) * nll + q)
 
 
+OF_KL = (*REDUCTIONS, "batchmean")
+
 MSE = Elementwise(mse, mse_slope)
 L1 = Elementwise(l1, l1_slope)
 SMOOTH_L1 = Elementwise(smooth_l1, smooth_l1_slope)
@@ -288,12 +291,12 @@ BCE_WITH_LOGITS = Elementwise(bce_with_logits, bce_with_logits_slope)
 EXACT_BCE_WITH_LOGITS = Elementwise(exact_bce_with_logits, bce_with_logits_slope)
 BCE_WITH_POS_WEIGHT = Elementwise(bce_with_pos_weight, bce_with_pos_weight_slope)
 MULTILABEL_SOFT_MARGIN = Elementwise(multilabel_soft_margin, bce_with_logits_slope)
-KL_DIV = Elementwise(kl_div, kl_div_slope)
-KL_DIV_LOG = Elementwise(kl_div_log, kl_div_log_slope)
+KL_DIV = Elementwise(kl_div, kl_div_slope, reductions=OF_KL)
+KL_DIV_LOG = Elementwise(kl_div_log, kl_div_log_slope, reductions=OF_KL)
 GENERALIZED_KL = Elementwise(generalized_kl, generalized_kl_slope)
 POISSON_NLL_LOG = Elementwise(poisson_nll_log, poisson_nll_log_slope)
 POISSON_NLL = Elementwise(poisson_nll, poisson_nll_slope)
-EXACT_KL_DIV = Elementwise(exact_kl_div, kl_div_slope)
+EXACT_KL_DIV = Elementwise(exact_kl_div, kl_div_slope, reductions=OF_KL)
 SOFT_MARGIN = Elementwise(soft_margin, soft_margin_slope)
 EXACT_SOFT_MARGIN = Elementwise(exact_soft_margin, exact_soft_margin_slope)
 HINGE_EMBEDDING = Elementwise(hinge_embedding, hinge_embedding_slope)

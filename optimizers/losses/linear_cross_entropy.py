@@ -47,7 +47,7 @@ def linear_cross_entropy(
         and _has_kernel(input, linear_weight, target, linear_bias, weight)
     ):
         tensors = (input, linear_weight, linear_bias, target, weight)
-        return by_kernel(KERNEL, tensors, (ignored, reduction, float(label_smoothing)))
+        return by_kernel(_Kernel(ignored, reduction, float(label_smoothing)), *tensors)
     return F.linear_cross_entropy(
         input,
         linear_weight,
@@ -84,40 +84,40 @@ def _has_kernel(input, linear_weight, target, linear_bias, weight) -> bool:
 class _Kernel:
     """Of input, weight and bias of the layer, targets and class weights."""
 
-    def plain(self, tensors: Sequence[Any], options: Any) -> Tensor:
+    def __init__(self, ignored: int, reduction: str, smoothing: float):
+        self.options = ignored, reduction, smoothing
+
+    def plain(self, tensors: Sequence[Any]) -> Tensor:
         input, linear_weight, linear_bias, target, weight = tensors
-        ignored, reduction, smoothing = options
+        ignored, reduction, smoothing = self.options
         logits = F.linear(input, linear_weight, linear_bias)
         return F.cross_entropy(
             logits, target, weight, ignore_index=ignored, reduction=reduction, label_smoothing=smoothing
         )
 
-    def forward(self, tensors: Sequence[Any], options: Any, wanted: Sequence[bool]):
+    def forward(self, tensors: Sequence[Any], wanted: Sequence[bool]):
         input, _, _, target, weight = tensors
-        ignored, reduction, _ = options
+        ignored, reduction, _ = self.options
         if reduction == "none":
-            losses, _ = _chunks(tensors, options, (False,) * 3, 1.0, None)
+            losses, _ = _chunks(tensors, self.options, (False,) * 3, 1.0, None)
             return losses, None
         denominator = _denominator(target, weight, ignored) if reduction == "mean" else 1.0
         scale = 0.0 if denominator == 0 else 1 / denominator  # all ignored: nan, with a gradient of 0
-        losses, gradients = _chunks(tensors, options, wanted[:3], scale, None)
+        losses, gradients = _chunks(tensors, self.options, wanted[:3], scale, None)
         total = losses.double().sum()
         value = (total / denominator).to(input.dtype)
         return value, (*gradients, None, None) if any(wanted) else None
 
-    def backward(self, tensors: Sequence[Any], options: Any, wanted: Sequence[bool], upstream: Tensor):
+    def backward(self, tensors: Sequence[Any], wanted: Sequence[bool], upstream: Tensor):
         _, _, _, target, weight = tensors
-        ignored, reduction, _ = options
+        ignored, reduction, _ = self.options
         if reduction == "none":
-            _, gradients = _chunks(tensors, options, wanted[:3], 1.0, upstream.contiguous())
+            _, gradients = _chunks(tensors, self.options, wanted[:3], 1.0, upstream.contiguous())
         else:
             denominator = _denominator(target, weight, ignored) if reduction == "mean" else 1.0
             scale = 0.0 if denominator == 0 else upstream.item() / denominator
-            _, gradients = _chunks(tensors, options, wanted[:3], scale, None)
+            _, gradients = _chunks(tensors, self.options, wanted[:3], scale, None)
         return *gradients, None, None
-
-
-KERNEL = _Kernel()
 
 
 def _denominator(target: Tensor, weight: Tensor | None, ignored: int) -> float:

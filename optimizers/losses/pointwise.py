@@ -25,7 +25,7 @@ from .family import (
     SMOOTH_L1,
     SOFT_MARGIN,
 )
-from .fused import named
+from .fused import named, on_cpu
 
 
 def mse_loss(input, target, size_average=None, reduce=None, reduction="mean", weight=None) -> Tensor:
@@ -34,15 +34,19 @@ def mse_loss(input, target, size_average=None, reduce=None, reduction="mean", we
     Large errors count more than small ones, and the gradient shrinks as the prediction comes closer, so that gradient
     descent slows down by itself near the target. See `torch.nn.functional.mse_loss`.
     """
-    if weight is None and size_average is None and reduce is None and MSE.takes(input, target, reduction):
-        return MSE.by_kernel(input, target, reduction)
+    if weight is None and size_average is None and reduce is None:
+        value = MSE.fast(input, target, reduction)
+        if value is not None:
+            return value
     return F.mse_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
 
 
 def l1_loss(input, target, size_average=None, reduce=None, reduction="mean", weight=None) -> Tensor:
     """The absolute error, whose minimiser is the median. See `torch.nn.functional.l1_loss`."""
-    if weight is None and size_average is None and reduce is None and L1.takes(input, target, reduction):
-        return L1.by_kernel(input, target, reduction)
+    if weight is None and size_average is None and reduce is None:
+        value = L1.fast(input, target, reduction)
+        if value is not None:
+            return value
     return F.l1_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
 
 
@@ -51,8 +55,10 @@ def smooth_l1_loss(input, target, size_average=None, reduce=None, reduction="mea
 
     See `torch.nn.functional.smooth_l1_loss`.
     """
-    if beta > 0 and size_average is None and reduce is None and SMOOTH_L1.takes(input, target, reduction):
-        return SMOOTH_L1.by_kernel(input, target, reduction, (beta,))
+    if beta > 0 and size_average is None and reduce is None:
+        value = SMOOTH_L1.fast(input, target, reduction, (beta,))
+        if value is not None:
+            return value
     return F.smooth_l1_loss(input, target, size_average, reduce, reduction, beta)
 
 
@@ -61,8 +67,10 @@ def huber_loss(input, target, reduction="mean", delta=1.0, weight=None) -> Tenso
 
     See `torch.nn.functional.huber_loss`.
     """
-    if weight is None and delta > 0 and HUBER.takes(input, target, reduction):
-        return HUBER.by_kernel(input, target, reduction, (delta,))
+    if weight is None and delta > 0:
+        value = HUBER.fast(input, target, reduction, (delta,))
+        if value is not None:
+            return value
     return F.huber_loss(input, target, reduction, delta, weight)  # type: ignore[call-arg]
 
 
@@ -77,14 +85,16 @@ def kl_div(
     loss = KL_DIV_LOG if log_target else EXACT_KL_DIV if exact else KL_DIV
     if exact:
         size_average, reduce, reduction = None, None, named(reduction, size_average, reduce)
-    within = "sum" if reduction == "batchmean" else reduction
-    fast = size_average is None and reduce is None and loss.takes(input, target, within)
-    if not fast and not (exact and not log_target):
+    within = "sum" if reduction == "batchmean" and not on_cpu(input) else reduction
+    value = loss.fast(input, target, within) if size_average is None and reduce is None else None
+    if value is None and not (exact and not log_target):
         return F.kl_div(input, target, size_average, reduce, reduction, log_target)
     if reduction == "mean":
         F.kl_div(input.detach().reshape(-1)[:0], target.reshape(-1)[:0])  # gives the warning
-    value = loss(input, target, within)
-    return value / input.shape[0] if reduction == "batchmean" and input.dim() else value
+    if value is None:
+        within = "sum" if reduction == "batchmean" else reduction
+        value = loss(input, target, within)
+    return value / input.shape[0] if within != reduction and input.dim() else value
 
 
 def poisson_nll_loss(
@@ -95,8 +105,10 @@ def poisson_nll_loss(
     See `torch.nn.functional.poisson_nll_loss`; with `full`, torch computes it.
     """
     loss, constants = (POISSON_NLL_LOG, ()) if log_input else (POISSON_NLL, (eps,))
-    if not full and size_average is None and reduce is None and loss.takes(input, target, reduction):
-        return loss.by_kernel(input, target, reduction, constants)
+    if not full and size_average is None and reduce is None:
+        value = loss.fast(input, target, reduction, constants)
+        if value is not None:
+            return value
     return F.poisson_nll_loss(input, target, log_input, full, size_average, eps, reduce, reduction)
 
 
@@ -108,8 +120,10 @@ def soft_margin_loss(input, target, size_average=None, reduce=None, reduction="m
     """
     if exact:
         return EXACT_SOFT_MARGIN(input, target, named(reduction, size_average, reduce))
-    if size_average is None and reduce is None and SOFT_MARGIN.takes(input, target, reduction):
-        return SOFT_MARGIN.by_kernel(input, target, reduction)
+    if size_average is None and reduce is None:
+        value = SOFT_MARGIN.fast(input, target, reduction)
+        if value is not None:
+            return value
     return F.soft_margin_loss(input, target, size_average, reduce, reduction)
 
 
@@ -118,8 +132,10 @@ def hinge_embedding_loss(input, target, margin=1.0, size_average=None, reduce=No
 
     See `torch.nn.functional.hinge_embedding_loss`.
     """
-    if size_average is None and reduce is None and HINGE_EMBEDDING.takes(input, target, reduction):
-        return HINGE_EMBEDDING.by_kernel(input, target, reduction, (margin,))
+    if size_average is None and reduce is None:
+        value = HINGE_EMBEDDING.fast(input, target, reduction, (margin,))
+        if value is not None:
+            return value
     return F.hinge_embedding_loss(input, target, margin, size_average, reduce, reduction)
 
 

@@ -290,9 +290,14 @@ LONG = {f"{c} classes, {rows} rows": functools.partial(options, c, torch.float32
 @contextmanager
 def kernels_for_the_smallest():
     module = importlib.import_module("optimizers.losses.cross_entropy")
-    before = elementwise.SMALL, elementwise.SMALL_ALONE, module.SMALL
-    elementwise.SMALL = elementwise.SMALL_ALONE = module.SMALL = 0
+    names = "SMALL", "SMALL_ALONE", "SMALL_ON_GPU"
+    before = [getattr(elementwise, name) for name in names], module.SMALL
+    for name in names:
+        setattr(elementwise, name, 0)
+    module.SMALL = 0
     try:
         yield
     finally:
-        elementwise.SMALL, elementwise.SMALL_ALONE, module.SMALL = before
+        for name, value in zip(names, before[0], strict=True):
+            setattr(elementwise, name, value)
+        module.SMALL = before[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from optimizers import losses
+from optimizers.losses import rows
 
 from .agreement import assert_agree, indices, normal, value_and_gradients
 
@@ -173,3 +175,81 @@ def test_kornias_focal_loss(dims):
 def test_wrong_input_is_named(call, error, words):
     with pytest.raises(error, match=words):
         call(torch.zeros(2, 3), torch.tensor([0, 2]))
+
+
+KERNELS = {"focal": rows.FOCAL, "z": rows.Z, "poly1": rows.POLY1}
+CONSTANTS = {"focal": (1.5, torch.finfo(torch.float64).eps / 4), "z": (0.3,), "poly1": (2.0,)}
+# short rows, few classes in many rows, and long rows are three ways through a kernel, which dtypes do not change
+CASES = [(torch.float32, shape) for shape in ((90, 10), (300, 5), (20, 100))]
+CASES += [(dtype, (20, 10)) for dtype in (torch.float64, torch.bfloat16, torch.float16)]
+
+
+@pytest.mark.parametrize("name", sorted(KERNELS))
+def test_slopes_of_a_row_are_the_derivatives_of_its_loss(name):
+    loss, constants = KERNELS[name], CONSTANTS[name]
+    nll, lse = normal(50).abs().requires_grad_(), normal(50, seed=1).requires_grad_()
+    value = loss.value(nll, lse, *constants)
+    by_nll, by_lse = torch.autograd.grad(value.sum(), (nll, lse), allow_unused=True)
+    torch.testing.assert_close(loss.slope(nll, lse, *constants), by_nll)
+    assert (by_lse is None) == (loss.pull is None)
+    if loss.pull is not None:
+        torch.testing.assert_close(loss.pull(nll, lse, *constants), by_lse)
+
+
+def follows_float64(name, shape, dtype, smoothing=0.0):
+    """Value and gradients by the kernel, made in the forward pass and made anew, against autograd in float64.
+
+    Each is a handful of roundings in the working precision, and one to the dtype; of gradients relative to the largest.
+    """
+    logits, target = sample(shape, ignored=[3])
+    loss, unit = KERNELS[name], torch.finfo(dtype).eps
+    tolerance = 1e-12 if dtype == torch.float64 else 8 * unit
+    for reduction in ("mean", "sum", "none"):
+        options = -100, reduction, smoothing, CONSTANTS[name]
+        x = logits.to(dtype).requires_grad_()
+        exact = x.detach().double().requires_grad_()
+        value, goal = loss.fast(x, target, *options), loss.plain(exact, target, *options)
+        assert value.dtype == dtype and "_Fused" in type(value.grad_fn).__name__
+        torch.testing.assert_close(value.double(), goal, rtol=tolerance, atol=tolerance)
+        for seed in range(2):
+            upstream = normal(value.numel(), seed=seed).reshape(value.shape).to(dtype)
+            (gradient,) = torch.autograd.grad(value, x, upstream, retain_graph=True)
+            (slope,) = torch.autograd.grad(goal, exact, upstream.double(), retain_graph=True)
+            atol = tolerance * max(slope.abs().max().item(), torch.finfo(dtype).tiny)
+            torch.testing.assert_close(gradient.double(), slope, rtol=tolerance, atol=atol)
+
+
+@pytest.mark.parametrize(("dtype", "shape"), CASES)
+@pytest.mark.parametrize("name", sorted(KERNELS))
+def test_the_kernels_follow_float64(name, shape, dtype):
+    pytest.importorskip("numba")
+    follows_float64(name, shape, dtype)
+    if name == "z":
+        follows_float64(name, shape, dtype, smoothing=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("focal", "${MADE}", "nll = loss"),
+        ("focal", "${SLOPES}", ""),
+        ("z", "${PULL}", ""),
+        ("poly1", "if ${NEEDED} or what", "if what"),
+    ],
+)
+def test_mutants_of_the_kernel_do_not_pass(name, before, after, monkeypatch):
+    """What is made of a row left out, of its value, its gradient, or the gradient that is made anew."""
+    pytest.importorskip("numba")
+    kernel = importlib.import_module("optimizers.losses.cross_entropy_cpu")
+    assert before in kernel.ROWS
+    kept = (kernel._block, kernel._job, rows._kernel)
+    monkeypatch.setattr(kernel, "ROWS", kernel.ROWS.replace(before, after))
+    for cache in kept:
+        cache.cache_clear()
+    try:
+        with pytest.raises(AssertionError):
+            follows_float64(name, (90, 10), torch.float32)
+    finally:
+        monkeypatch.undo()
+        for cache in kept:
+            cache.cache_clear()

@@ -24,7 +24,11 @@ EVERY = {"LinearCrossEntropyLoss": 20}
 @pytest.fixture(autouse=True)
 def kernels_for_the_smallest(monkeypatch):
     monkeypatch.setattr(elementwise, "SMALL", 0)
-    monkeypatch.setattr(importlib.import_module("optimizers.losses.cross_entropy"), "SMALL", 0)
+    module = importlib.import_module("optimizers.losses.cross_entropy")
+    monkeypatch.setattr(module, "_pays", lambda *args: True)
+    module._kernel.cache_clear()
+    yield
+    module._kernel.cache_clear()
 
 
 @pytest.mark.parametrize("name", CLASSES + FUNCTIONS)
