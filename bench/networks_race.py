@@ -27,12 +27,13 @@ from bench.contenders import TRAITS, Takes
 from bench.problems import targets
 from bench.problems.data import Data
 from bench.problems.networks import NETWORKS, ON, Network, named
-from bench.problems.stack import Stack, draw_picks, train, wait
+from bench.problems.stack import Stack, Steps, draw_picks, train, wait
 from bench.score import hits, measures
 from bench.score.networks import TARGETS, TUNING_SEEDS
 
 Point = dict[str, Any]  # the columns of one evaluation
 Rate = list[list[Point]]  # the points of each seed, with one learning rate
+Trained = Callable[[Network, Data, Cell, list[float], list[tuple[int, Tensor]]], Rate]  # lr by lr, seed by seed
 STACKED, ALONE = "stacked", "one at a time"
 
 EVALUATIONS = 20  # per run, after the one of the start
@@ -59,15 +60,10 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
             kind="networks",
             device=device,
             optimizer=optimizer,
-            settings={
-                "name": name,
-                "steps": budget.network_steps,
-                "evaluate_every": max(1, budget.network_steps // EVALUATIONS),
+            settings=settings_of(name, budget, seed)
+            | {
                 "lr_multiples": list(budget.lr_multiples or sweep.lr_multiples(budget.network_learning_rates)),
-                "extra_rates": budget.network_extra_rates,
-                "seeds": budget.network_seeds,
-                "seed": seed,
-                "dtype": "float32",
+                "extra_rates": 0 if budget.lr_multiples else budget.network_extra_rates,
             },
             expected_seconds=0.01
             if TRAITS[optimizer].takes in ABSENT
@@ -79,20 +75,38 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
     ]
 
 
+def settings_of(name: str, budget: Budget, seed: int) -> dict[str, Any]:
+    """What is the same for everybody who trains this network."""
+    return {
+        "name": name,
+        "steps": budget.network_steps,
+        "evaluate_every": max(1, budget.network_steps // EVALUATIONS),
+        "seeds": budget.network_seeds,
+        "seed": seed,
+        "dtype": "float32",
+    }
+
+
 @sweep.one_thread()
 def run(cell: Cell) -> Outcome:
     """Train one network with one optimizer at every learning rate × seed: one row for each evaluation."""
-    settings, takes = cell.settings, TRAITS[cell.optimizer].takes
+    takes = TRAITS[cell.optimizer].takes
     if takes in ABSENT:
         return Outcome(status=Status.SKIPPED, reason=ABSENT[takes])
+    warm_up(cell)
+    executor = executor_of(cell.optimizer)
+    build = partial(contenders.build, "ours", cell.optimizer)
+    trained = one_at_a_time if executor == ALONE else partial(stacked, build=build)
+    return Outcome(rows=rows_of(cell, sweep.default_lr(cell.optimizer), executor, trained))
+
+
+def rows_of(cell: Cell, base: float, executor: str, trained: Trained) -> list[dict[str, Any]]:
+    """The rows of all learning rates, which are multiples of `base`."""
+    settings = cell.settings
     network = named(settings["name"])
     data = network.data().to(cell.device)
-    base = sweep.default_lr(cell.optimizer)
     seeds = [draw(network, data, cell, seed) for seed in range(settings["seeds"])]
-    executor = executor_of(cell.optimizer)
-    warm_up(network, data, cell)
     aim = targets.reference(network.name)
-    trained = one_at_a_time if executor == ALONE else stacked
 
     def make(multiples: list[float]) -> list[Rate]:
         runs = trained(network, data, cell, [base * multiple for multiple in multiples], seeds)
@@ -109,14 +123,12 @@ def run(cell: Cell) -> Outcome:
         "reference": aim,
         "executor": executor,
     }
-    return Outcome(
-        rows=[
-            labels | {"lr": base * multiple, "lr_multiple": multiple, "seed": seed} | row
-            for multiple, rate in rates.items()
-            for seed, points in enumerate(rate)
-            for row in points
-        ]
-    )
+    return [
+        labels | {"lr": base * multiple, "lr_multiple": multiple, "seed": seed} | row
+        for multiple, rate in rates.items()
+        for seed, points in enumerate(rate)
+        for row in points
+    ]
 
 
 def worth(rate: Rate, steps: int) -> float:
@@ -149,11 +161,17 @@ def scored(points: list[Point], aim: float) -> list[Point]:
 
 
 def stacked(
-    network: Network, data: Data, cell: Cell, lrs: list[float], seeds: list[tuple[int, Tensor]]
+    network: Network,
+    data: Data,
+    cell: Cell,
+    lrs: list[float],
+    seeds: list[tuple[int, Tensor]],
+    build: Callable[[list[dict[str, Any]]], Steps],
 ) -> list[list[Point]]:
     """The points of all runs, lr by lr, trained together. `seconds` is a run's share of the time of all.
 
-    A run that diverges is stepped on with the others, and not looked at again.
+    `build` makes the optimizer of parameter groups, one for each learning rate. A run that diverges is stepped on with
+    the others, and not looked at again.
     """
     models = [network.build(initial).to(cell.device) for _ in lrs for initial, _ in seeds]
     stack = Stack(network, models)
@@ -161,7 +179,7 @@ def stacked(
         {"params": [p for model in models[at : at + len(seeds)] for p in model.parameters()], "lr": lr}
         for lr, at in zip(lrs, range(0, len(models), len(seeds)), strict=True)
     ]
-    optimizer = contenders.build("ours", cell.optimizer, groups)
+    optimizer = build(groups)
     picks = torch.stack([picks for _, picks in seeds], 1)
     runs: list[list[Point]] = [[] for _ in models]
     for step, seconds in train(stack, optimizer, data, picks, cell.settings["evaluate_every"]):
@@ -187,8 +205,10 @@ def one_at_a_time(
     return runs
 
 
-def warm_up(network: Network, data: Data, cell: Cell) -> None:
+def warm_up(cell: Cell) -> None:
     """Take one step of a network that is thrown away: the first step may compile a kernel, which is no training."""
+    network = named(cell.settings["name"])
+    data = network.data().to(cell.device)
     model = network.build(0).to(cell.device)
     optimizer = contenders.build("ours", cell.optimizer, model.parameters(), lr=sweep.default_lr(cell.optimizer))
     optimizer.step(evaluation(network, model, optimizer, data.train_inputs, data.train_targets))

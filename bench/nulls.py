@@ -1,7 +1,8 @@
-"""Competitors that optimize nothing. They always run, so that a score which they earn too is known to say nothing.
+"""Competitors that optimize nothing, on test functions.
 
-Who stands still and who climbs must score 0. Who goes straight to the origin scores what lies there: on functions whose
-minimum is there everything, which is why none of the race's is.
+They always run, so that a score which they earn too is known to say nothing. Who stands still and who climbs must score
+0. Who goes straight to the origin scores what lies there: on functions whose minimum is there everything, which is why
+none of the race's is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 import optimizers as ours
@@ -35,11 +37,12 @@ SECONDS = 0.01  # measured, mean over functions and nulls
 
 
 class Null:
-    """What `descents.batched` asks of an optimizer: made from groups of parameters, it steps them."""
+    """What a race asks of an optimizer: made from groups of parameters, it steps them."""
 
     def __init__(self, move: Move, groups: list[dict[str, Any]]) -> None:
         self.move, self.groups = move, groups
 
+    @torch.no_grad()
     def step(self) -> None:
         for group in self.groups:
             for point in group["params"]:

@@ -12,7 +12,17 @@ from typing import Any
 
 import torch
 
-from bench import functions_race, loss_parity, loss_time, networks_race, nulls, step_time, sweep_time, verify
+from bench import (
+    functions_race,
+    loss_parity,
+    loss_time,
+    network_nulls,
+    networks_race,
+    nulls,
+    step_time,
+    sweep_time,
+    verify,
+)
 from bench.budgets import BUDGETS, Budget
 from bench.cell import Cell
 from bench.contenders import OPTIMIZERS
@@ -33,6 +43,7 @@ KINDS = {
     "functions": functions_race,
     "nulls": nulls,
     "networks": networks_race,
+    "network_nulls": network_nulls,
 }
 OF_LOSSES = ("loss_parity", "loss_time")  # the others measure optimizers
 # The commands and the kinds each one runs.
@@ -42,7 +53,7 @@ PARTS = {
     "time": ("step_time", "sweep_time"),
     "sweeps": ("sweep_time",),
     "losses": OF_LOSSES,
-    "race": ("functions", "nulls", "networks"),
+    "race": ("functions", "nulls", "networks", "network_nulls"),
 }
 PROBLEMS = tuple(dict.fromkeys((*PARAMETER_SETS, *SIZES, *NAMES, *NETWORKS, *SUBJECTS)))
 DEVICES = ("cpu", "cuda", "all")
@@ -209,15 +220,15 @@ def describe(plan: Plan, done: set[str], machine: str, folder: Path) -> list[str
     """The lines shown before anything starts."""
     left = plan.without(done)
     no_cuda = "" if torch.cuda.is_available() else "; there is no CUDA device here"
-    lines = [f"machine     {machine}", f"device      {', '.join(plan.devices)}{no_cuda}"]
+    lines = [f"machine       {machine}", f"device        {', '.join(plan.devices)}{no_cuda}"]
     for kind in KINDS:
         cells = [cell for cell in plan.cells if cell.kind == kind]
         if cells:
             seconds = sum(cell.expected_seconds for cell in cells if cell.id not in done)
-            lines.append(f"{kind:<11} {len(cells):>4} cells, about {clock(seconds)}")
+            lines.append(f"{kind:<13} {len(cells):>4} cells, about {clock(seconds)}")
     whole = f"{len(left)} of {len(plan.cells)} cells left" if done else f"{len(plan.cells)} cells"
     total = clock(sum(cell.expected_seconds for cell in left))
-    return [*lines, f"budget      {plan.budget.name}: {whole}, about {total}", f"results     {folder}"]
+    return [*lines, f"budget        {plan.budget.name}: {whole}, about {total}", f"results       {folder}"]
 
 
 def clock(seconds: float) -> str:

@@ -23,6 +23,7 @@ TABLES = {
     "functions": "functions",
     "nulls": "functions",
     "networks": "networks",
+    "network_nulls": "networks",
 }
 
 # Every column of every CSV file, in order; `results/README.md` says what each means.

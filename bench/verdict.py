@@ -262,7 +262,7 @@ def races(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     functions = rows_of(tables, "functions", ("function", "optimizer", "status", "runs", "diverged"))
     functions = functions[functions["status"].isin((*MEASURED, "diverged")) & ~functions["optimizer"].isin(NULLS)]
     networks = rows_of(tables, "networks", ("network", "device", "optimizer", "lr", "seed", "step", "status"))
-    networks = networks[networks["status"].isin((*MEASURED, "diverged"))]
+    networks = networks[networks["status"].isin((*MEASURED, "diverged")) & ~networks["optimizer"].isin(NULLS)]
     runs = networks.groupby(["network", "device", "optimizer", "lr", "seed"], dropna=False)["status"].agg(
         lambda of_run: of_run.eq("diverged").any()
     )

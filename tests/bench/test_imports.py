@@ -25,6 +25,7 @@ LAYERS = [
         "nulls",
         "sweep_contenders",
         "networks_race",
+        "network_nulls",
         "test_step_benchmarks",
         "tables",
     },
