@@ -16,7 +16,7 @@ from bench.cell import Cell, Outcome
 from bench.networks_race import STACKED, STEP_SECONDS
 from bench.nulls import MOVES, Null
 from bench.problems import targets
-from bench.problems.networks import NETWORKS
+from bench.problems.networks import NETWORKS, named
 
 
 def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str] | None, seed: int) -> list[Cell]:
@@ -27,7 +27,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
     return [
         Cell("network_nulls", device, null, networks_race.settings_of(name, budget, seed) | one_rate, seconds)
         for name in names
-        if math.isfinite(targets.reference(name))
+        if named(name) and (budget.target is not None or math.isfinite(targets.reference(name)))
         for null in MOVES
     ]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from bench.problems.data import Data
 from bench.problems.networks import NETWORKS, ON, Network, named
 from bench.problems.stack import Stack, Steps, draw_picks, train, wait
 from bench.score import hits, measures
-from bench.score.networks import TARGETS, TUNING_SEEDS
+from bench.score.networks import TUNING_SEEDS
 
 Point = dict[str, Any]  # the columns of one evaluation
 Rate = list[list[Point]]  # the points of each seed, with one learning rate
@@ -84,7 +84,7 @@ def settings_of(name: str, budget: Budget, seed: int) -> dict[str, Any]:
         "seeds": budget.network_seeds,
         "seed": seed,
         "dtype": "float32",
-    }
+    } | budget.own_target()
 
 
 @sweep.one_thread()
@@ -106,14 +106,15 @@ def rows_of(cell: Cell, base: float, executor: str, trained: Trained) -> list[di
     network = named(settings["name"])
     data = network.data().to(cell.device)
     seeds = [draw(network, data, cell, seed) for seed in range(settings["seeds"])]
-    aim = targets.reference(network.name)
+    aim = settings.get("target", targets.reference(network.name))
+    lefts = targets.ONLY if "target" in settings else targets.LEFT
 
     def make(multiples: list[float]) -> list[Rate]:
         runs = trained(network, data, cell, [base * multiple for multiple in multiples], seeds)
-        runs = [scored(points, aim) for points in runs]
+        runs = [scored(points, aim, lefts) for points in runs]
         return [runs[at : at + len(seeds)] for at in range(0, len(runs), len(seeds))]
 
-    judged_by = partial(worth, steps=settings["steps"])
+    judged_by = partial(worth, steps=settings["steps"], count=len(lefts))
     rates = sweep.widened(make, judged_by, settings["lr_multiples"], settings["extra_rates"])
     labels = {
         "network": network.name,
@@ -121,6 +122,7 @@ def rows_of(cell: Cell, base: float, executor: str, trained: Trained) -> list[di
         "device": cell.device,
         "minimum": network.optimum() if network.optimum else math.nan,
         "reference": aim,
+        "target": settings.get("target"),
         "executor": executor,
     }
     return [
@@ -131,10 +133,10 @@ def rows_of(cell: Cell, base: float, executor: str, trained: Trained) -> list[di
     ]
 
 
-def worth(rate: Rate, steps: int) -> float:
-    """How good a learning rate is: its mean area on the tuning seeds."""
+def worth(rate: Rate, steps: int, count: int) -> float:
+    """How good a learning rate is: its mean area on the tuning seeds, by `count` targets."""
     texts = [points[-1]["hits"] for points in rate[:TUNING_SEEDS]]
-    return measures.area(hits.decode(texts, TARGETS), steps).mean()
+    return measures.area(hits.decode(texts, count), steps).mean()
 
 
 def executor_of(optimizer: str) -> str:
@@ -149,14 +151,14 @@ def draw(network: Network, data: Data, cell: Cell, seed: int) -> tuple[int, Tens
     return initial, draw_picks(len(data.train_inputs), network.batch_size, cell.settings["steps"], random_numbers)
 
 
-def scored(points: list[Point], aim: float) -> list[Point]:
+def scored(points: list[Point], aim: float, lefts: Sequence[float] = targets.LEFT) -> list[Point]:
     """The points of a run; the last one says after how many gradients the targets were met: none by one that diverged.
 
-    A network that is trained on another loss than its own has no targets.
+    A network that is trained on another loss than its own has none, but for one that is given.
     """
     losses = [point["loss"] for point in points]
     failed = points[-1]["status"] == Status.DIVERGED
-    met = [] if failed else targets.first_hits(losses, [point["evaluations"] for point in points], aim)
+    met = [] if failed else targets.first_hits(losses, [point["evaluations"] for point in points], aim, lefts)
     return [*points[:-1], points[-1] | {"hits": hits.encode(met)}]
 
 

@@ -58,7 +58,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
         "tuning_seeds": budget.function_tuning_seeds,
         "seed": seed,
         "dtype": "float64",
-    }
+    } | budget.own_target()
     return [
         Cell("nulls", device, null, settings={"name": name, **settings}, expected_seconds=SECONDS)
         for name in names
@@ -72,11 +72,11 @@ def run(cell: Cell) -> Outcome:
     """The runs of one null on one function: one row, with the columns of the others."""
     settings, function = cell.settings, named(cell.settings["name"])
     steps, lr = settings["steps"], sweep.default_lr("SGD")
-    begins = starts(function, settings["seed"], settings["seeds"])
+    begins = starts(function, settings["seed"], settings["seeds"], settings.get("target"))
     runs, executor = made(function, cell.optimizer, begins, lr, steps, cell.device)
     labels = {"function": function.name, "dimension": function.dimension, "optimizer": cell.optimizer}
     labels |= {"device": cell.device, "lr": lr, "lr_multiple": 1.0, "executor": executor}
-    return Outcome(rows=[labels | functions_race.summary(function, begins, runs, steps, settings["tuning_seeds"])])
+    return Outcome(rows=[labels | functions_race.summary(function, begins, runs, settings)])
 
 
 def made(function: Function, null: str, begins: Starts, lr: float, steps: int, device: str) -> tuple[Runs, str]:

@@ -19,6 +19,7 @@ from bench import (
     network_nulls,
     networks_race,
     nulls,
+    own_target,
     step_time,
     sweep_time,
     verify,
@@ -137,13 +138,21 @@ def make(
             "`python -m bench list` shows which there are.",
             Exit.USAGE,
         )
+    if chosen.target is not None:
+        own_target.check(chosen.target, list(cells.values()))
     return Plan(tuple(cells.values()), chosen, devices, seed)
 
 
-def raced(budget: Budget, seeds: int | None = None, steps: int | None = None, lrs: str | None = None) -> Budget:
-    """`budget` with so many seeds and steps in its races, and the learning rates `lrs`, as ``0.1,1,10``.
+def raced(
+    budget: Budget,
+    seeds: int | None = None,
+    steps: int | None = None,
+    lrs: str | None = None,
+    target: float | None = None,
+) -> Budget:
+    """`budget` with so many seeds and steps in its races, the learning rates `lrs`, as ``0.1,1,10``, and one `target`.
 
-    They are multiples of each optimizer's default. Raises `BenchError` (exit 2) for what cannot be raced.
+    The rates are multiples of each optimizer's default. Raises `BenchError` (exit 2) for what cannot be raced.
     """
     for name, number in (("seeds", seeds), ("steps", steps)):
         if number is not None and number < 1:
@@ -156,7 +165,7 @@ def raced(budget: Budget, seeds: int | None = None, steps: int | None = None, lr
         changes |= dict.fromkeys(("function_steps", "network_steps"), steps)
     if lrs is not None:
         changes["lr_multiples"] = multiples(lrs)
-    return replace(budget, **changes)
+    return replace(budget, **changes, target=target)
 
 
 def multiples(text: str) -> tuple[float, ...]:

@@ -26,6 +26,7 @@ LAYERS = [
         "sweep_contenders",
         "networks_race",
         "network_nulls",
+        "own_target",
         "test_step_benchmarks",
         "tables",
     },
