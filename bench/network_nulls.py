@@ -23,9 +23,15 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
     """One cell for each network that has targets × null, whatever `optimizers` are asked for."""
     names = problems if problems is not None else budget.network_names or NETWORKS
     one_rate = {"lr_multiples": [1.0], "extra_rates": 0}
-    seconds = budget.network_seeds * budget.network_steps * STEP_SECONDS[STACKED]
+    seconds = budget.network_seeds * budget.network_steps * STEP_SECONDS[STACKED]  # times the network's cost
     return [
-        Cell("network_nulls", device, null, networks_race.settings_of(name, budget, seed) | one_rate, seconds)
+        Cell(
+            "network_nulls",
+            device,
+            null,
+            networks_race.settings_of(name, budget, seed) | one_rate,
+            seconds * named(name).cost,
+        )
         for name in names
         if named(name) and (budget.target is not None or math.isfinite(targets.reference(name)))
         for null in MOVES

@@ -67,7 +67,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
             },
             expected_seconds=0.01
             if TRAITS[optimizer].takes in ABSENT
-            else runs * budget.network_steps * STEP_SECONDS[executor_of(optimizer)],
+            else runs * budget.network_steps * STEP_SECONDS[executor_of(optimizer)] * named(name).cost,
         )
         for name in names
         if named(name)
