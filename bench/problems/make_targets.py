@@ -1,9 +1,10 @@
 """``python -m bench.problems.make_targets`` writes `targets.json`: what torch's own optimizers, tuned, come down to.
 
-Names of networks after it make theirs only. For each network four optimizers of `torch.optim` have 40 trials: ten learning rates × four averages, on three seeds.
+For each network four optimizers of `torch.optim` have 40 trials: ten learning rates × four averages, on three seeds.
 The trial with the lowest median, over the seeds, of the best loss on the full training set is made again on twenty
 other seeds; the best optimizer's median over those is the reference. Nothing here depends on what is raced against it,
-so it is made once and kept. No weight decay: what is judged is the loss that is trained on.
+so it is made once and kept. No weight decay: what is judged is the loss that is trained on. Names of networks after the
+command make theirs only.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.errors import BenchError, unknown
 from bench.problems import targets
 from bench.problems.networks import NETWORKS, Network
 from bench.problems.stack import Stack, draw_picks, train
@@ -115,7 +117,13 @@ def _short(loss: float) -> float | None:
 
 
 def main(names: Sequence[str] = ()) -> None:
-    """Make the targets of the networks `names`, all if none are named, and leave those of the others as they are."""
+    """Make the targets of the networks `names`, all if none are named, and leave those of the others as they are.
+
+    Raises `BenchError` for a name that there is not.
+    """
+    for name in names:
+        if name not in NETWORKS:
+            raise unknown("network", name, NETWORKS)
     kept = targets.kept()["networks"] if names else {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -139,4 +147,8 @@ def main(names: Sequence[str] = ()) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
