@@ -55,7 +55,7 @@ def start_all(builds: Mapping[str, Build], make: Callable[[str, Build], Any]) ->
     for name, build in builds.items():
         try:
             measured[name].runner = make(name, build)
-        except Exception as refusal:
+        except Exception as refusal:  # torch and users' optimizers refuse with any class
             measured[name].raised = f"refused: {str(refusal).splitlines()[0]}"
     if measured["loop"].raised:
         raise RuntimeError(measured["loop"].raised)
@@ -105,7 +105,7 @@ def _run(
             for m in active:  # scalar state is not handed over: it is each contender's own business, and is checked
                 try:
                     copy(start, m.runner.tensors(begun))
-                except Exception as error:
+                except Exception as error:  # as below
                     m.raised = f"state of step {step - 1} cannot be replaced: {str(error).splitlines()[0]}"
             active = [m for m in active if not m.raised]
         before = {id(m): m.runner.params_now() for m in active} if approximate else {}
@@ -120,7 +120,7 @@ def _run(
                 if step <= LR_CHANGE_STEP + 2 or step % 10 == 0 or step == steps:
                     m.runner.check(reference, step)
                 values = m.runner.values(layout)
-            except Exception as error:
+            except Exception as error:  # whatever a contender raises is its result; the others go on
                 m.raised = f"{type(error).__name__} in step {step}: {str(error).splitlines()[0]}"
                 continue
             m.not_finite = max(m.not_finite, int((~np.isfinite(values) & np.isfinite(new)).sum()))

@@ -161,7 +161,7 @@ def side_by_side(
                 params = parts(x, workload.shapes, workload.dtype, device)
                 try:
                     m.runner.hand_over(params, torch_state(memory, workload.dtype, device, options["history_size"]))
-                except Exception as error:
+                except Exception as error:  # as below
                     m.raised = f"state of step {step - 1} cannot be loaded: {str(error).splitlines()[0]}"
             active = [m for m in active if not m.raised]
         around = [run_oracle(x, problem, memory, options, factor) for factor in (FACTORS if aligned else (1.0,))]
@@ -173,7 +173,7 @@ def side_by_side(
                 m.runner.step(step, [])
                 m.runner.look(memory, step)
                 compare(m, m.runner.results(), exact, units, step)
-            except Exception as error:
+            except Exception as error:  # whatever a contender raises is its result; the others go on
                 m.raised = f"{type(error).__name__} in step {step}: {str(error).splitlines()[0]}"
     for m in measured.values():
         m.fault = m.runner.fault if m.runner else ""

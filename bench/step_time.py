@@ -126,7 +126,7 @@ def run(cell: Cell) -> Outcome:
                 continue
             try:
                 entrants[contender] = _enter(contender, cell, makers)
-            except Exception as error:
+            except Exception as error:  # whatever a contender raises is what is said of it
                 absent[contender] = failure(error)
         if not entrants:
             return Outcome(_rows(cell, size, entrants, absent, None))

@@ -82,7 +82,7 @@ def _native():
     """The compiled checks, where they were proven to see what Python sees."""
     try:
         from . import native
-    except Exception:
+    except Exception:  # without a compiler, or with a broken one, Python checks
         return None
     return native if native.works else None
 
