@@ -163,8 +163,9 @@ def test_classes_are_a_one_against_zeros():
 
 
 def test_variants_fit():
-    of_values = [f"{name} on huber_loss" for name in NETWORKS if name != "logistic"]
+    of_values = [f"{name} on huber_loss" for name in NETWORKS if name not in ("logistic", "char_transformer")]
     assert networks.variants(None, ["huber_loss"]) == of_values
+    assert networks.variants(["char_transformer"], ["huber_loss"]) == ["char_transformer on huber_loss"]
     assert networks.variants(["logistic"], ["huber_loss", "sigmoid_focal_loss"]) == ["logistic on sigmoid_focal_loss"]
     assert networks.variants(["mlp"], ["mse_loss"]) == []
     assert networks.named("mlp") is networks.named("logistic on huber_loss") is None
