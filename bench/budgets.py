@@ -40,6 +40,11 @@ class Budget:
     sweep_contenders: tuple[str, ...]
     sweep_seconds: float
     lr_multiples: tuple[float, ...] | None = None  # in place of the grid around each default
+    target: float | None = None  # a loss that is the only target of a race on one problem, in place of the list
+
+    def own_target(self) -> dict[str, float]:
+        """What such a target adds to the settings of a cell; nothing without one, so that ids stay as they are."""
+        return {} if self.target is None else {"target": self.target}
 
 
 # One for each way to measure an error, and both for classes.

@@ -26,7 +26,7 @@ class Status(StrEnum):
 class Cell:
     """One thing to measure. Its `id` is made from its content, so a second run knows what is done."""
 
-    kind: str  # verify | loss_parity | step_time | loss_time | sweep_time | functions | nulls | networks
+    kind: str  # one of `bench.plan.KINDS`
     device: str  # cpu | cuda
     optimizer: str  # or the loss, of kinds that measure losses
     settings: dict[str, Any] = field(default_factory=dict)  # plain JSON values; whatever the kind needs

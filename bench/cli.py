@@ -70,6 +70,9 @@ def race(
     seeds: Annotated[int | None, typer.Option("--seeds", help="Runs of each learning rate; else the budget's.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Gradients of each run; else the budget's.")] = None,
     lrs: Annotated[str | None, typer.Option("--lrs", help="Multiples of the defaults, as 0.1,1,10.")] = None,
+    target: Annotated[
+        float | None, typer.Option("--target", help="A loss of one --problem to come down to; else a fixed list.")
+    ] = None,
     seed: SeedOption = 0,
     out: OutOption = Path("results"),
     fresh: FreshOption = False,
@@ -77,7 +80,7 @@ def race(
     """Let the optimizers minimise test functions and train small networks."""
     from bench import plan, run
 
-    changes = {"seeds": seeds, "steps": steps, "lrs": lrs}
+    changes = {"seeds": seeds, "steps": steps, "lrs": lrs, "target": target}
     parts = plan.PARTS["race"]
     made = plan.make(budget, device, optimizer or [], problem or [], seed, parts, loss or [], changes)
     raise typer.Exit(run.execute(made, out, fresh))

@@ -14,7 +14,7 @@ import torch
 
 TORCH_MODES = ("loop", "foreach", "fused")  # "the best of torch" is the fastest of these
 CONTENDERS = ("ours", *TORCH_MODES, "compiled")
-NULLS = ("stands still", "sign flipped", "to the origin")  # they race on test functions, and optimize nothing
+NULLS = ("stands still", "sign flipped", "to the origin")  # they race too, and optimize nothing
 
 
 class Takes(StrEnum):

@@ -30,6 +30,12 @@ class BenchError(Exception):
         self.exit_code = exit_code
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first; an error may say nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> BenchError:
     """The error for a name that is not in `known`, with the nearest one that is."""
     known = list(known)

@@ -158,7 +158,7 @@ def _acquire(path: Path) -> tuple[int, Path | None]:
             # The last holder removed its file when it let go: a lock on that one would keep nobody out.
             if path.exists() and os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor, None
-        except BaseException:
+        except BaseException:  # Ctrl-C too may not leave it open
             os.close(descriptor)
             raise
         os.close(descriptor)

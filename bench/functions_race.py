@@ -21,7 +21,7 @@ Rprop's learning rate is only the size of its first step. Weight decay is each o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -83,7 +83,8 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
                 "tuning_seeds": budget.function_tuning_seeds,
                 "seed": seed,
                 "dtype": "float64",
-            },
+            }
+            | budget.own_target(),
             expected_seconds=expected_seconds(budget, optimizer, device, named(name)),
         )
         for name in names
@@ -116,7 +117,7 @@ def run(cell: Cell) -> Outcome:
     if takes in ABSENT:
         return Outcome(status=Status.SKIPPED, reason=ABSENT[takes])
     function = named(settings["name"])
-    begins = starts.starts(function, settings["seed"], settings["seeds"])
+    begins = starts.starts(function, settings["seed"], settings["seeds"], settings.get("target"))
     executor = executor_of(cell.optimizer, cell.device, function)
     base = sweep.default_lr(cell.optimizer)
 
@@ -129,8 +130,7 @@ def run(cell: Cell) -> Outcome:
     labels = {"function": function.name, "dimension": function.dimension, "device": cell.device}
     labels |= {"optimizer": cell.optimizer, "executor": executor}
     rows = [
-        {**labels, "lr": base * multiple, "lr_multiple": multiple}
-        | summary(function, begins, rate.runs, settings["steps"], settings["tuning_seeds"])
+        {**labels, "lr": base * multiple, "lr_multiple": multiple} | summary(function, begins, rate.runs, settings)
         for multiple, rate in rates.items()
     ]
     keep_curve(rows, list(rates.values()), function)
@@ -233,15 +233,18 @@ def worth(rate: Rate, tuning: int, steps: int) -> float:
     return measures.area(rate.runs.hits[:tuning], steps).mean()
 
 
-def summary(function: Function, begins: Starts, runs: Runs, steps: int, tuning: int) -> dict[str, Any]:
-    """The columns that say how the runs of one learning rate went; a run that diverged has infinite gaps."""
+def summary(function: Function, begins: Starts, runs: Runs, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that say how the runs of one learning rate went; a run that diverged has infinite gaps.
+
+    `settings`: those of the cell.
+    """
     ok = runs.ok
     gaps = measured_quartiles(np.where(ok, runs.best - function.minimum, np.inf))
     final = measured_quartiles(np.where(ok, runs.final - function.minimum, np.inf))
     row: dict[str, Any] = {
         "runs": len(ok),
-        "tuning_seeds": min(tuning, len(ok)),
-        "steps": steps,
+        "tuning_seeds": min(settings["tuning_seeds"], len(ok)),
+        "steps": settings["steps"],
         "status": str(Status.OK if ok.any() else Status.DIVERGED),
         "reason": reason(runs, begins),
         "diverged": int((~ok).sum()),
@@ -251,12 +254,20 @@ def summary(function: Function, begins: Starts, runs: Runs, steps: int, tuning: 
     }
     row |= dict(zip(("gap_q1", "gap_median", "gap_q3"), gaps, strict=True))
     row |= dict(zip(("final_gap_q1", "final_gap_median", "final_gap_q3"), final, strict=True))
-    for decade in TOLD:
-        times = runs.hits[:, hits.EXPONENTS.tolist().index(decade)]
-        row[f"gradients_{decade}"] = measured_quartiles(times)[1]
-        row[f"met_{decade}"] = float(np.isfinite(times).mean())
+    row["target"] = settings.get("target")
+    for name, place in told(runs.hits.shape[1]).items():
+        times = runs.hits[:, place]
+        row[f"gradients_{name}"] = measured_quartiles(times)[1]
+        row[f"met_{name}"] = float(np.isfinite(times).mean())
     row |= {"evaluations": int(runs.evaluations.sum()), "seconds": float(runs.seconds.sum())}
     return row | {"_hits": [hits.encode(times) for times in runs.hits.tolist()]}
+
+
+def told(targets: int) -> dict[str, int]:
+    """The places of the targets, of so many, whose gradients are columns, by the columns' names."""
+    if targets == 1:
+        return {"target": 0}
+    return {str(decade): hits.EXPONENTS.tolist().index(decade) for decade in TOLD}
 
 
 def reason(runs: Runs, begins: Starts) -> str:

@@ -116,7 +116,7 @@ def run(cell: Cell) -> Outcome:
                 continue
             try:
                 entrants[contender] = enter(contender, loss, drawn, settings["dtype"], cell.device)
-            except Exception as error:
+            except Exception as error:  # whatever a contender raises is what is said of it
                 absent[contender] = failure(error)
         timings: dict[str, Timing] = {}
         if entrants:

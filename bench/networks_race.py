@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,12 +27,13 @@ from bench.contenders import TRAITS, Takes
 from bench.problems import targets
 from bench.problems.data import Data
 from bench.problems.networks import NETWORKS, ON, Network, named
-from bench.problems.stack import Stack, draw_picks, train, wait
+from bench.problems.stack import Stack, Steps, draw_picks, train, wait
 from bench.score import hits, measures
-from bench.score.networks import TARGETS, TUNING_SEEDS
+from bench.score.networks import TUNING_SEEDS
 
 Point = dict[str, Any]  # the columns of one evaluation
 Rate = list[list[Point]]  # the points of each seed, with one learning rate
+Trained = Callable[[Network, Data, Cell, list[float], list[tuple[int, Tensor]]], Rate]  # lr by lr, seed by seed
 STACKED, ALONE = "stacked", "one at a time"
 
 EVALUATIONS = 20  # per run, after the one of the start
@@ -59,19 +60,14 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
             kind="networks",
             device=device,
             optimizer=optimizer,
-            settings={
-                "name": name,
-                "steps": budget.network_steps,
-                "evaluate_every": max(1, budget.network_steps // EVALUATIONS),
+            settings=settings_of(name, budget, seed)
+            | {
                 "lr_multiples": list(budget.lr_multiples or sweep.lr_multiples(budget.network_learning_rates)),
-                "extra_rates": budget.network_extra_rates,
-                "seeds": budget.network_seeds,
-                "seed": seed,
-                "dtype": "float32",
+                "extra_rates": 0 if budget.lr_multiples else budget.network_extra_rates,
             },
             expected_seconds=0.01
             if TRAITS[optimizer].takes in ABSENT
-            else runs * budget.network_steps * STEP_SECONDS[executor_of(optimizer)],
+            else runs * budget.network_steps * STEP_SECONDS[executor_of(optimizer)] * named(name).cost,
         )
         for name in names
         if named(name)
@@ -79,27 +75,46 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
     ]
 
 
+def settings_of(name: str, budget: Budget, seed: int) -> dict[str, Any]:
+    """What is the same for everybody who trains this network."""
+    return {
+        "name": name,
+        "steps": budget.network_steps,
+        "evaluate_every": max(1, budget.network_steps // EVALUATIONS),
+        "seeds": budget.network_seeds,
+        "seed": seed,
+        "dtype": "float32",
+    } | budget.own_target()
+
+
 @sweep.one_thread()
 def run(cell: Cell) -> Outcome:
     """Train one network with one optimizer at every learning rate × seed: one row for each evaluation."""
-    settings, takes = cell.settings, TRAITS[cell.optimizer].takes
+    takes = TRAITS[cell.optimizer].takes
     if takes in ABSENT:
         return Outcome(status=Status.SKIPPED, reason=ABSENT[takes])
+    warm_up(cell)
+    executor = executor_of(cell.optimizer)
+    build = partial(contenders.build, "ours", cell.optimizer)
+    trained = one_at_a_time if executor == ALONE else partial(stacked, build=build)
+    return Outcome(rows=rows_of(cell, sweep.default_lr(cell.optimizer), executor, trained))
+
+
+def rows_of(cell: Cell, base: float, executor: str, trained: Trained) -> list[dict[str, Any]]:
+    """The rows of all learning rates, which are multiples of `base`."""
+    settings = cell.settings
     network = named(settings["name"])
     data = network.data().to(cell.device)
-    base = sweep.default_lr(cell.optimizer)
     seeds = [draw(network, data, cell, seed) for seed in range(settings["seeds"])]
-    executor = executor_of(cell.optimizer)
-    warm_up(network, data, cell)
-    aim = targets.reference(network.name)
-    trained = one_at_a_time if executor == ALONE else stacked
+    aim = settings.get("target", targets.reference(network.name))
+    lefts = targets.ONLY if "target" in settings else targets.LEFT
 
     def make(multiples: list[float]) -> list[Rate]:
         runs = trained(network, data, cell, [base * multiple for multiple in multiples], seeds)
-        runs = [scored(points, aim) for points in runs]
+        runs = [scored(points, aim, lefts) for points in runs]
         return [runs[at : at + len(seeds)] for at in range(0, len(runs), len(seeds))]
 
-    judged_by = partial(worth, steps=settings["steps"])
+    judged_by = partial(worth, steps=settings["steps"], count=len(lefts))
     rates = sweep.widened(make, judged_by, settings["lr_multiples"], settings["extra_rates"])
     labels = {
         "network": network.name,
@@ -107,22 +122,21 @@ def run(cell: Cell) -> Outcome:
         "device": cell.device,
         "minimum": network.optimum() if network.optimum else math.nan,
         "reference": aim,
+        "target": settings.get("target"),
         "executor": executor,
     }
-    return Outcome(
-        rows=[
-            labels | {"lr": base * multiple, "lr_multiple": multiple, "seed": seed} | row
-            for multiple, rate in rates.items()
-            for seed, points in enumerate(rate)
-            for row in points
-        ]
-    )
+    return [
+        labels | {"lr": base * multiple, "lr_multiple": multiple, "seed": seed} | row
+        for multiple, rate in rates.items()
+        for seed, points in enumerate(rate)
+        for row in points
+    ]
 
 
-def worth(rate: Rate, steps: int) -> float:
-    """How good a learning rate is: its mean area on the tuning seeds."""
+def worth(rate: Rate, steps: int, count: int) -> float:
+    """How good a learning rate is: its mean area on the tuning seeds, by `count` targets."""
     texts = [points[-1]["hits"] for points in rate[:TUNING_SEEDS]]
-    return measures.area(hits.decode(texts, TARGETS), steps).mean()
+    return measures.area(hits.decode(texts, count), steps).mean()
 
 
 def executor_of(optimizer: str) -> str:
@@ -137,23 +151,29 @@ def draw(network: Network, data: Data, cell: Cell, seed: int) -> tuple[int, Tens
     return initial, draw_picks(len(data.train_inputs), network.batch_size, cell.settings["steps"], random_numbers)
 
 
-def scored(points: list[Point], aim: float) -> list[Point]:
+def scored(points: list[Point], aim: float, lefts: Sequence[float] = targets.LEFT) -> list[Point]:
     """The points of a run; the last one says after how many gradients the targets were met: none by one that diverged.
 
-    A network that is trained on another loss than its own has no targets.
+    A network that is trained on another loss than its own has none, but for one that is given.
     """
     losses = [point["loss"] for point in points]
     failed = points[-1]["status"] == Status.DIVERGED
-    met = [] if failed else targets.first_hits(losses, [point["evaluations"] for point in points], aim)
+    met = [] if failed else targets.first_hits(losses, [point["evaluations"] for point in points], aim, lefts)
     return [*points[:-1], points[-1] | {"hits": hits.encode(met)}]
 
 
 def stacked(
-    network: Network, data: Data, cell: Cell, lrs: list[float], seeds: list[tuple[int, Tensor]]
+    network: Network,
+    data: Data,
+    cell: Cell,
+    lrs: list[float],
+    seeds: list[tuple[int, Tensor]],
+    build: Callable[[list[dict[str, Any]]], Steps],
 ) -> list[list[Point]]:
     """The points of all runs, lr by lr, trained together. `seconds` is a run's share of the time of all.
 
-    A run that diverges is stepped on with the others, and not looked at again.
+    `build` makes the optimizer of parameter groups, one for each learning rate. A run that diverges is stepped on with
+    the others, and not looked at again.
     """
     models = [network.build(initial).to(cell.device) for _ in lrs for initial, _ in seeds]
     stack = Stack(network, models)
@@ -161,7 +181,7 @@ def stacked(
         {"params": [p for model in models[at : at + len(seeds)] for p in model.parameters()], "lr": lr}
         for lr, at in zip(lrs, range(0, len(models), len(seeds)), strict=True)
     ]
-    optimizer = contenders.build("ours", cell.optimizer, groups)
+    optimizer = build(groups)
     picks = torch.stack([picks for _, picks in seeds], 1)
     runs: list[list[Point]] = [[] for _ in models]
     for step, seconds in train(stack, optimizer, data, picks, cell.settings["evaluate_every"]):
@@ -187,8 +207,10 @@ def one_at_a_time(
     return runs
 
 
-def warm_up(network: Network, data: Data, cell: Cell) -> None:
+def warm_up(cell: Cell) -> None:
     """Take one step of a network that is thrown away: the first step may compile a kernel, which is no training."""
+    network = named(cell.settings["name"])
+    data = network.data().to(cell.device)
     model = network.build(0).to(cell.device)
     optimizer = contenders.build("ours", cell.optimizer, model.parameters(), lr=sweep.default_lr(cell.optimizer))
     optimizer.step(evaluation(network, model, optimizer, data.train_inputs, data.train_targets))

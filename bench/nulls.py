@@ -1,7 +1,8 @@
-"""Competitors that optimize nothing. They always run, so that a score which they earn too is known to say nothing.
+"""Competitors that optimize nothing, on test functions.
 
-Who stands still and who climbs must score 0. Who goes straight to the origin scores what lies there: on functions whose
-minimum is there everything, which is why none of the race's is.
+They always run, so that a score which they earn too is known to say nothing. Who stands still and who climbs must score
+0. Who goes straight to the origin scores what lies there: on functions whose minimum is there everything, which is why
+none of the race's is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 import optimizers as ours
@@ -35,11 +37,12 @@ SECONDS = 0.01  # measured, mean over functions and nulls
 
 
 class Null:
-    """What `descents.batched` asks of an optimizer: made from groups of parameters, it steps them."""
+    """What a race asks of an optimizer: made from groups of parameters, it steps them."""
 
     def __init__(self, move: Move, groups: list[dict[str, Any]]) -> None:
         self.move, self.groups = move, groups
 
+    @torch.no_grad()
     def step(self) -> None:
         for group in self.groups:
             for point in group["params"]:
@@ -55,7 +58,7 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
         "tuning_seeds": budget.function_tuning_seeds,
         "seed": seed,
         "dtype": "float64",
-    }
+    } | budget.own_target()
     return [
         Cell("nulls", device, null, settings={"name": name, **settings}, expected_seconds=SECONDS)
         for name in names
@@ -69,11 +72,11 @@ def run(cell: Cell) -> Outcome:
     """The runs of one null on one function: one row, with the columns of the others."""
     settings, function = cell.settings, named(cell.settings["name"])
     steps, lr = settings["steps"], sweep.default_lr("SGD")
-    begins = starts(function, settings["seed"], settings["seeds"])
+    begins = starts(function, settings["seed"], settings["seeds"], settings.get("target"))
     runs, executor = made(function, cell.optimizer, begins, lr, steps, cell.device)
     labels = {"function": function.name, "dimension": function.dimension, "optimizer": cell.optimizer}
     labels |= {"device": cell.device, "lr": lr, "lr_multiple": 1.0, "executor": executor}
-    return Outcome(rows=[labels | functions_race.summary(function, begins, runs, steps, settings["tuning_seeds"])])
+    return Outcome(rows=[labels | functions_race.summary(function, begins, runs, settings)])
 
 
 def made(function: Function, null: str, begins: Starts, lr: float, steps: int, device: str) -> tuple[Runs, str]:

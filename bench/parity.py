@@ -17,6 +17,7 @@ import numpy as np
 
 from bench import orthogonal
 from bench.deviation import FREE_TOLERANCE, Array, Measured, distance, ulp_errors
+from bench.errors import first_line
 from bench.options import OptionSet
 from bench.oracle import Rule
 from bench.oracle_matrices import muon
@@ -55,8 +56,8 @@ def start_all(builds: Mapping[str, Build], make: Callable[[str, Build], Any]) ->
     for name, build in builds.items():
         try:
             measured[name].runner = make(name, build)
-        except Exception as refusal:
-            measured[name].raised = f"refused: {str(refusal).splitlines()[0]}"
+        except Exception as refusal:  # torch and users' optimizers refuse with any class
+            measured[name].raised = f"refused: {first_line(refusal)}"
     if measured["loop"].raised:
         raise RuntimeError(measured["loop"].raised)
     return measured
@@ -105,8 +106,8 @@ def _run(
             for m in active:  # scalar state is not handed over: it is each contender's own business, and is checked
                 try:
                     copy(start, m.runner.tensors(begun))
-                except Exception as error:
-                    m.raised = f"state of step {step - 1} cannot be replaced: {str(error).splitlines()[0]}"
+                except Exception as error:  # as below
+                    m.raised = f"state of step {step - 1} cannot be replaced: {first_line(error)}"
             active = [m for m in active if not m.raised]
         before = {id(m): m.runner.params_now() for m in active} if approximate else {}
         gradients = parts(workload.gradients[step - 1], workload.shapes, workload.dtype, device)
@@ -120,8 +121,8 @@ def _run(
                 if step <= LR_CHANGE_STEP + 2 or step % 10 == 0 or step == steps:
                     m.runner.check(reference, step)
                 values = m.runner.values(layout)
-            except Exception as error:
-                m.raised = f"{type(error).__name__} in step {step}: {str(error).splitlines()[0]}"
+            except Exception as error:  # whatever a contender raises is its result; the others go on
+                m.raised = f"{type(error).__name__} in step {step}: {first_line(error)}"
                 continue
             m.not_finite = max(m.not_finite, int((~np.isfinite(values) & np.isfinite(new)).sum()))
             if aligned:

@@ -23,6 +23,7 @@ import torch
 
 from bench import oracle_lbfgs
 from bench.deviation import Array, Measured, distance
+from bench.errors import first_line
 from bench.options import OptionSet
 from bench.parity import start_all
 from bench.runner import Build, Runner, copy, parts
@@ -161,8 +162,8 @@ def side_by_side(
                 params = parts(x, workload.shapes, workload.dtype, device)
                 try:
                     m.runner.hand_over(params, torch_state(memory, workload.dtype, device, options["history_size"]))
-                except Exception as error:
-                    m.raised = f"state of step {step - 1} cannot be loaded: {str(error).splitlines()[0]}"
+                except Exception as error:  # as below
+                    m.raised = f"state of step {step - 1} cannot be loaded: {first_line(error)}"
             active = [m for m in active if not m.raised]
         around = [run_oracle(x, problem, memory, options, factor) for factor in (FACTORS if aligned else (1.0,))]
         x, memory = around[0]
@@ -173,8 +174,8 @@ def side_by_side(
                 m.runner.step(step, [])
                 m.runner.look(memory, step)
                 compare(m, m.runner.results(), exact, units, step)
-            except Exception as error:
-                m.raised = f"{type(error).__name__} in step {step}: {str(error).splitlines()[0]}"
+            except Exception as error:  # whatever a contender raises is its result; the others go on
+                m.raised = f"{type(error).__name__} in step {step}: {first_line(error)}"
     for m in measured.values():
         m.fault = m.runner.fault if m.runner else ""
     return measured

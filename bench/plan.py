@@ -12,7 +12,18 @@ from typing import Any
 
 import torch
 
-from bench import functions_race, loss_parity, loss_time, networks_race, nulls, step_time, sweep_time, verify
+from bench import (
+    functions_race,
+    loss_parity,
+    loss_time,
+    network_nulls,
+    networks_race,
+    nulls,
+    own_target,
+    step_time,
+    sweep_time,
+    verify,
+)
 from bench.budgets import BUDGETS, Budget
 from bench.cell import Cell
 from bench.contenders import OPTIMIZERS
@@ -33,6 +44,7 @@ KINDS = {
     "functions": functions_race,
     "nulls": nulls,
     "networks": networks_race,
+    "network_nulls": network_nulls,
 }
 OF_LOSSES = ("loss_parity", "loss_time")  # the others measure optimizers
 # The commands and the kinds each one runs.
@@ -42,7 +54,7 @@ PARTS = {
     "time": ("step_time", "sweep_time"),
     "sweeps": ("sweep_time",),
     "losses": OF_LOSSES,
-    "race": ("functions", "nulls", "networks"),
+    "race": ("functions", "nulls", "networks", "network_nulls"),
 }
 PROBLEMS = tuple(dict.fromkeys((*PARAMETER_SETS, *SIZES, *NAMES, *NETWORKS, *SUBJECTS)))
 DEVICES = ("cpu", "cuda", "all")
@@ -126,13 +138,21 @@ def make(
             "`python -m bench list` shows which there are.",
             Exit.USAGE,
         )
+    if chosen.target is not None:
+        own_target.check(chosen.target, list(cells.values()))
     return Plan(tuple(cells.values()), chosen, devices, seed)
 
 
-def raced(budget: Budget, seeds: int | None = None, steps: int | None = None, lrs: str | None = None) -> Budget:
-    """`budget` with so many seeds and steps in its races, and the learning rates `lrs`, as ``0.1,1,10``.
+def raced(
+    budget: Budget,
+    seeds: int | None = None,
+    steps: int | None = None,
+    lrs: str | None = None,
+    target: float | None = None,
+) -> Budget:
+    """`budget` with so many seeds and steps in its races, the learning rates `lrs`, as ``0.1,1,10``, and one `target`.
 
-    They are multiples of each optimizer's default. Raises `BenchError` (exit 2) for what cannot be raced.
+    The rates are multiples of each optimizer's default. Raises `BenchError` (exit 2) for what cannot be raced.
     """
     for name, number in (("seeds", seeds), ("steps", steps)):
         if number is not None and number < 1:
@@ -145,7 +165,7 @@ def raced(budget: Budget, seeds: int | None = None, steps: int | None = None, lr
         changes |= dict.fromkeys(("function_steps", "network_steps"), steps)
     if lrs is not None:
         changes["lr_multiples"] = multiples(lrs)
-    return replace(budget, **changes)
+    return replace(budget, **changes, target=target)
 
 
 def multiples(text: str) -> tuple[float, ...]:
@@ -209,15 +229,15 @@ def describe(plan: Plan, done: set[str], machine: str, folder: Path) -> list[str
     """The lines shown before anything starts."""
     left = plan.without(done)
     no_cuda = "" if torch.cuda.is_available() else "; there is no CUDA device here"
-    lines = [f"machine     {machine}", f"device      {', '.join(plan.devices)}{no_cuda}"]
+    lines = [f"machine       {machine}", f"device        {', '.join(plan.devices)}{no_cuda}"]
     for kind in KINDS:
         cells = [cell for cell in plan.cells if cell.kind == kind]
         if cells:
             seconds = sum(cell.expected_seconds for cell in cells if cell.id not in done)
-            lines.append(f"{kind:<11} {len(cells):>4} cells, about {clock(seconds)}")
+            lines.append(f"{kind:<13} {len(cells):>4} cells, about {clock(seconds)}")
     whole = f"{len(left)} of {len(plan.cells)} cells left" if done else f"{len(plan.cells)} cells"
     total = clock(sum(cell.expected_seconds for cell in left))
-    return [*lines, f"budget      {plan.budget.name}: {whole}, about {total}", f"results     {folder}"]
+    return [*lines, f"budget        {plan.budget.name}: {whole}, about {total}", f"results       {folder}"]
 
 
 def clock(seconds: float) -> str:

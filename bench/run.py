@@ -225,7 +225,7 @@ def derive(path: Path) -> bool:
         notices = report.write(path)
     except BenchError:
         raise
-    except Exception:
+    except Exception:  # the measuring is done and kept: a crash here may not look like one there
         traceback.print_exc()
         print(f"error: the report of {path} could not be made; its journal is whole, so no result is lost.")
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -63,13 +63,22 @@ def diverging_gap(function: Function, losses: Array) -> Array:
 _made: dict[tuple[Function, int], Starts] = {}
 
 
-def starts(function: Function, run_seed: int, seeds: int) -> Starts:
-    """The starts of the seeds 0 … `seeds` - 1, kept for the next optimizer."""
+def starts(function: Function, run_seed: int, seeds: int, target: float | None = None) -> Starts:
+    """The starts of the seeds 0 … `seeds` - 1, kept for the next optimizer.
+
+    `target`: a loss that takes the place of the list of targets.
+    """
     key = function, run_seed
     if key not in _made or len(_made[key].losses) < seeds:
-        points = np.array([start(function, run_seed, seed) for seed in range(seeds)])
+        points = points_of(function, run_seed, seeds)
         _made[key] = of_points(function, points, [noise_seed(function, run_seed, seed) for seed in range(seeds)])
-    return _made[key].take(slice(seeds))
+    found = _made[key].take(slice(seeds))
+    return found if target is None else replace(found, thresholds=hits.only(target, seeds))
+
+
+def points_of(function: Function, run_seed: int, seeds: int) -> Array:
+    """Where the runs of the seeds begin [seeds, dimension]."""
+    return np.array([start(function, run_seed, seed) for seed in range(seeds)])
 
 
 def noise_seed(function: Function, run_seed: int, seed: int) -> int:

@@ -17,6 +17,7 @@ from bench import contenders, environment, stream, subjects, tables, timed
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
 from bench.contenders import TRAITS, Takes
+from bench.errors import first_line
 from bench.noise import NoiseMonitor
 from bench.pinning import pinned
 from bench.statistics import NOTHING, Interval
@@ -126,7 +127,7 @@ def run(cell: Cell) -> Outcome:
                 continue
             try:
                 entrants[contender] = _enter(contender, cell, makers)
-            except Exception as error:
+            except Exception as error:  # whatever a contender raises is what is said of it
                 absent[contender] = failure(error)
         if not entrants:
             return Outcome(_rows(cell, size, entrants, absent, None))
@@ -224,8 +225,7 @@ def failure(error: Exception) -> tuple[Status, str]:
     if isinstance(error, NotTimed):
         return Status.SKIPPED, str(error)
     status = Status.OOM if isinstance(error, MemoryError | torch.OutOfMemoryError) else Status.ERROR
-    lines = str(error).strip().splitlines()
-    return status, f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    return status, f"{type(error).__name__}: {first_line(error)}"
 
 
 def memory_shortage(cell: Cell, elements: int) -> str:

@@ -23,6 +23,7 @@ TABLES = {
     "functions": "functions",
     "nulls": "functions",
     "networks": "networks",
+    "network_nulls": "networks",
 }
 
 # Every column of every CSV file, in order; `results/README.md` says what each means.
@@ -72,11 +73,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("status", "reason", "diverged", "minimum", "basin", "other_basins", "gap_q1", "gap_median", "gap_q3"),
         *("final_gap_q1", "final_gap_median", "final_gap_q3"),
         *("gradients_2", "met_2", "gradients_4", "met_4", "gradients_8", "met_8"),
+        *("target", "gradients_target", "met_target"),
         *("evaluations", "seconds", "executor", "cell"),
     ),
     "networks": (
         *("network", "device", "optimizer", "lr", "lr_multiple", "seed", "step", "evaluations", "seconds"),
-        *("loss", "minimum", "accuracy", "reference", "hits", "executor", "status", "reason", "cell"),
+        *("loss", "minimum", "accuracy", "reference", "target", "hits", "executor", "status", "reason", "cell"),
     ),
     # the next two are derived from `functions` and `networks`, and from `step_time`
     "scores": (
@@ -91,6 +93,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
             "lr_multiple",
             "at_edge",
             "tuning_runs",
+            "target",
         ),
         *("score", "score_low", "score_high", "rank", "rank_low", "rank_high", "beats", "beaten_by"),
         *("profile", "profile_low", "profile_high", "log2_speed_up", "log2_speed_up_low", "log2_speed_up_high"),
@@ -99,7 +102,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("profile_without_competitor_low", "profile_without_competitor_high", "tied", "step_us", "state_bytes"),
         *("status", "reason"),
     ),
-    "profiles": ("race", "device", "track", "optimizer", "kind", "x", "share", "low", "high"),
+    "profiles": ("race", "device", "track", "optimizer", "kind", "x", "share", "low", "high", "target"),
 }
 # Where a cell that failed as a whole puts its name, so that its one row says what is missing.
 NAMED = {

@@ -227,7 +227,9 @@ def significant(value: float) -> str:
 def scores(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     """Who scores most in the tuned track and whom it beats; the functions that tell nobody apart, or reward a null."""
     found = rows_of(
-        tables, "scores", ("race", "track", "device", "optimizer", "problem", "tied", "beats", "score", "status")
+        tables,
+        "scores",
+        ("race", "track", "device", "optimizer", "problem", "tied", "beats", "score", "status", "target"),
     )
     found = found[found["track"].eq(TUNED)].assign(score=numbers(found["score"]))
     said = []
@@ -241,6 +243,9 @@ def scores(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
                 f"{text} and beats {beats} of {count(len(whole) - 1, 'other')} beyond chance (paired tests, Holm)."
             )
             said.append(Sentence(PLAIN, certain))
+        own = numbers(here["target"]).dropna()
+        if len(own):
+            said.append(Sentence(PLAIN, f"The only target is a loss of {own.iloc[0]:g}, in place of the usual list."))
         each = here[here["problem"].ne(ALL)]
         tied = list(dict.fromkeys(each[each["tied"].eq(True)]["problem"]))
         if tied:
@@ -262,7 +267,7 @@ def races(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     functions = rows_of(tables, "functions", ("function", "optimizer", "status", "runs", "diverged"))
     functions = functions[functions["status"].isin((*MEASURED, "diverged")) & ~functions["optimizer"].isin(NULLS)]
     networks = rows_of(tables, "networks", ("network", "device", "optimizer", "lr", "seed", "step", "status"))
-    networks = networks[networks["status"].isin((*MEASURED, "diverged"))]
+    networks = networks[networks["status"].isin((*MEASURED, "diverged")) & ~networks["optimizer"].isin(NULLS)]
     runs = networks.groupby(["network", "device", "optimizer", "lr", "seed"], dropna=False)["status"].agg(
         lambda of_run: of_run.eq("diverged").any()
     )

@@ -198,7 +198,7 @@ class _Minimization:
             loss, gradient, t, used = strong_wolfe(evaluate, None, t, d, loss, gradient, slope, max_ls=most)
             if t is not at:  # it mostly ends where it looked last
                 go(t)
-        except BaseException:
+        except BaseException:  # Ctrl-C too may not leave the point where it was only looked at
             go(None)
             raise
         return loss, gradient, t, used

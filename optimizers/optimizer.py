@@ -182,7 +182,7 @@ class Optimizer(torch.optim.Optimizer):
         )
         try:
             super().load_state_dict(state_dict)
-        except BaseException:
+        except BaseException:  # Ctrl-C too may not leave half a checkpoint loaded
             self.state, self.param_groups = state, param_groups
             raise
         finally:

@@ -1,10 +1,14 @@
-"""Small data sets that need no download: scikit-learn's bundled ones and one made here. Splits and noise are fixed.
+"""Small data sets that need no download: scikit-learn's bundled ones, Python's own, one made here. All is fixed.
 
-Inputs are standardised with the mean and standard deviation of the training part. All tensors are on the CPU.
+Inputs that are numbers are standardised with the mean and standard deviation of the training part. All tensors are on
+the CPU.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import io
 from functools import cache
 from typing import NamedTuple
 
@@ -13,11 +17,16 @@ import torch
 from torch import Tensor
 
 TEST_SHARE = 0.2
+PLACES = 16  # characters in a window of text
+CHARACTERS = 45  # different ones in the text
 SPLIT_SEED = 0
 
 
 class Data(NamedTuple):
-    """Inputs [samples, features] in float32 and targets: float32 [samples, values], or int64 [samples] for classes."""
+    """Inputs [samples, features] in float32 and targets: float32 [samples, values], or int64 [samples] for classes.
+
+    Of a text both are int64 [samples, PLACES]: a window of characters, and for each of them the next one.
+    """
 
     train_inputs: Tensor
     train_targets: Tensor
@@ -61,6 +70,22 @@ def pixels() -> Data:
     """The digits again, each image its own target: what an autoencoder learns."""
     found = digits()
     return Data(found.train_inputs, found.train_inputs, found.test_inputs, found.test_inputs)
+
+
+@cache
+def zen() -> Data:
+    """The Zen of Python, in the public domain (Peters 2004, PEP 20), in windows of `PLACES` characters, four apart.
+
+    856 characters, 45 of them different. Its end is the test set, so the two share no text.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints itself
+        import this
+    text = codecs.decode(this.s, "rot13")
+    number = {character: place for place, character in enumerate(sorted(set(text)))}
+    codes = torch.tensor([number[character] for character in text])
+    end = round((1 - TEST_SHARE) * len(codes))
+    windows = [part.unfold(0, PLACES + 1, 4) for part in (codes[:end], codes[end:])]
+    return Data(*(part for both in windows for part in (both[:, :-1].contiguous(), both[:, 1:].contiguous())))
 
 
 def _split(inputs: np.ndarray, targets: np.ndarray, target_dtype: torch.dtype, per_feature: bool) -> Data:

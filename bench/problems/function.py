@@ -220,7 +220,7 @@ def rotated(function: Function, rotation: np.ndarray) -> Function:
     )
 
 
-def haar(dimension: int, seed: str) -> np.ndarray:
+def qr_rotation(dimension: int, seed: str) -> np.ndarray:
     """A rotation matrix drawn evenly from all of them (reflections left out), the same for the same seed.
 
     The orthogonal factor of a Gaussian matrix, with the signs of R's diagonal taken into Q (Mezzadri, Notices of the

@@ -3,7 +3,8 @@
 For each network four optimizers of `torch.optim` have 40 trials: ten learning rates × four averages, on three seeds.
 The trial with the lowest median, over the seeds, of the best loss on the full training set is made again on twenty
 other seeds; the best optimizer's median over those is the reference. Nothing here depends on what is raced against it,
-so it is made once and kept. No weight decay: what is judged is the loss that is trained on.
+so it is made once and kept. No weight decay: what is judged is the loss that is trained on. Names of networks after the
+command make theirs only.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import json
 import math
 import random
 import statistics
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from bench.errors import BenchError, unknown
+from bench.problems import targets
 from bench.problems.networks import NETWORKS, Network
 from bench.problems.stack import Stack, draw_picks, train
 from bench.problems.targets import FILE
@@ -112,11 +116,19 @@ def _short(loss: float) -> float | None:
     return float(f"{loss:.6g}") if math.isfinite(loss) else None  # JSON has no infinity
 
 
-def main() -> None:
+def main(names: Sequence[str] = ()) -> None:
+    """Make the targets of the networks `names`, all if none are named, and leave those of the others as they are.
+
+    Raises `BenchError` for a name that there is not.
+    """
+    for name in names:
+        if name not in NETWORKS:
+            raise unknown("network", name, NETWORKS)
+    kept = targets.kept()["networks"] if names else {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        networks = {name: target(network) for name, network in NETWORKS.items()}
+        made = {name: target(NETWORKS[name]) for name in names or NETWORKS}
     finally:
         torch.set_num_threads(threads)
     provenance = {
@@ -130,9 +142,13 @@ def main() -> None:
         "steps": STEPS,
         "evaluate_every": EVALUATE_EVERY,
     }
-    text = json.dumps({"provenance": provenance, "networks": networks}, indent=2, allow_nan=False)
+    text = json.dumps({"provenance": provenance, "networks": {**kept, **made}}, indent=2, allow_nan=False)
     FILE.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main(sys.argv[1:])
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from bench.problems import data
+from bench.problems.transformer import Transformer
 from optimizers import losses
 from optimizers.losses import mse_loss
 
@@ -27,7 +28,8 @@ class Network:
     """A model, its data and what is minimised.
 
     What is minimised, on a batch or on the whole set, is the mean of `measure` over predictions and targets, and the
-    `penalty` of the model. `kind` says what the targets are: values, yes or no, or classes. `correct` says which
+    `penalty` of the model. `kind` says what the targets are: values, yes or no, or classes (of one prediction a row,
+    or of one for each place of its window). `correct` says which
     predictions are right (None: no classes). `optimum` computes the least loss possible on the training set, where that
     can be known.
     """
@@ -43,6 +45,7 @@ class Network:
     penalty: Callable[[nn.Module], Tensor] | None = None
     correct: Callable[[Tensor, Tensor], Tensor] | None = None
     optimum: Callable[[], float] | None = None
+    cost: float = 1.0  # of a step, in times of the other networks' mean
 
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """The scalar that is minimised."""
@@ -86,13 +89,22 @@ def _mean(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda prediction, target: getattr(losses, name)(prediction, target, reduction="mean")
 
 
+def _of_class(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    mean = _mean(name)
+    return lambda prediction, target: mean(prediction, target.flatten())
+
+
+def _right_class(outputs: Tensor, targets: Tensor) -> Tensor:
+    return outputs.argmax(1) == targets.flatten()
+
+
 def _one_hot(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss against a 1 for the right class and a 0 for each other one, added up over the classes."""
     mean = _mean(name)
 
     def measure(prediction: Tensor, target: Tensor) -> Tensor:
         classes = prediction.shape[1]
-        return classes * mean(prediction, one_hot(target, classes).to(prediction.dtype))
+        return classes * mean(prediction, one_hot(target.flatten(), classes).to(prediction.dtype))
 
     return measure
 
@@ -108,7 +120,7 @@ FITTING: dict[str, dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "values": {name: _mean(name) for name in _OF_VALUES},
     "yes or no": {name: _mean(name) for name in _OF_YES_OR_NO},
     "classes": {
-        **{name: _mean(name) for name in _OF_CLASSES},
+        **{name: _of_class(name) for name in _OF_CLASSES},
         **{name: _one_hot(name) for name in (*_OF_YES_OR_NO, *_OF_VALUES)},
     },
 }
@@ -116,8 +128,8 @@ ON = " on "
 
 
 def variants(names: list[str] | None, wanted: list[str]) -> list[str]:
-    """``digits on huber_loss``: each of these networks (None: all) with each loss that fits it."""
-    chosen = [name for name in NETWORKS if names is None or name in names]
+    """``digits on huber_loss``: each of these networks (None: all but the costly) with each loss that fits it."""
+    chosen = [name for name, network in NETWORKS.items() if (network.cost == 1 if names is None else name in names)]
     return [f"{name}{ON}{loss}" for name in chosen for loss in wanted if loss in FITTING[NETWORKS[name].kind]]
 
 
@@ -239,10 +251,10 @@ NETWORKS: dict[str, Network] = {
             build=seeded(lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))),
             data=data.digits,
             kind="classes",
-            measure=_mean("cross_entropy"),
+            measure=_of_class("cross_entropy"),
             batch_size=64,
             target="which digit an 8 × 8 image shows; cross-entropy over ten classes",
-            correct=lambda outputs, targets: outputs.argmax(1) == targets,
+            correct=_right_class,
         ),
         Network(
             name="digits_cnn",
@@ -250,10 +262,10 @@ NETWORKS: dict[str, Network] = {
             build=seeded(_convolutions),
             data=data.digits,
             kind="classes",
-            measure=_mean("cross_entropy"),
+            measure=_of_class("cross_entropy"),
             batch_size=64,
             target="the same digits, by two convolutions of stride 2",
-            correct=lambda outputs, targets: outputs.argmax(1) == targets,
+            correct=_right_class,
         ),
         Network(
             name="autoencoder",
@@ -275,6 +287,18 @@ NETWORKS: dict[str, Network] = {
             batch_size=64,
             target="the same by two matrices alone, from near the saddle at 0; the least error is known",
             optimum=rank_optimum,
+        ),
+        Network(
+            name="char_transformer",
+            title="Transformer of 2 blocks, Zen of Python",
+            build=seeded(lambda: Transformer(data.CHARACTERS, data.PLACES)),
+            data=data.zen,
+            kind="classes",
+            measure=_of_class("cross_entropy"),
+            batch_size=16,
+            target="the next character of a text, from up to sixteen before it; attention, embeddings, normalisation",
+            correct=_right_class,
+            cost=18.0,
         ),
     )
 }

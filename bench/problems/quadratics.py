@@ -38,7 +38,7 @@ def bowl(x, m, halves: Point, centre: Point, offset: float = 0.0):
     return m.sum(m.vector(halves) * (x - m.vector(centre)) ** 2) + offset
 
 
-def haar(random: np.random.RandomState, dimension: int) -> np.ndarray:
+def subgroup_rotation(random: np.random.RandomState, dimension: int) -> np.ndarray:
     """A rotation [dimension, dimension] drawn from the Haar measure of SO(n), by the subgroup algorithm.
 
     Diaconis & Shahshahani, Probability in the Engineering and Informational Sciences 1 (1987): a rotation of n - 1
@@ -61,7 +61,7 @@ def haar(random: np.random.RandomState, dimension: int) -> np.ndarray:
 
 
 #: of all rotated functions here but `quadratic_deep`
-TURN = haar(np.random.RandomState(ROTATION_SEED), len(MINIMISER))
+TURN = subgroup_rotation(np.random.RandomState(ROTATION_SEED), len(MINIMISER))
 #: straight away from the start, so that who stands still only loses
 FLEEING = tuple((-0.001 * TURN.sum(0)).tolist())
 
@@ -142,7 +142,7 @@ def quadratic_deep(shift: float = 0.0) -> Function:
     """
     random = np.random.RandomState(42)
     curvatures = np.concatenate([random.uniform(0.0, 1.0, 90), random.uniform(30.0, 60.0, 10)])
-    turn = haar(random, len(curvatures))
+    turn = subgroup_rotation(random, len(curvatures))
     data = np.random.RandomState(42).normal(0.0, DEEP_SPREAD, (DEEP_DATA, len(curvatures)))
     data = data.astype(np.float32).astype(np.float64)
     mean = data.mean(0)

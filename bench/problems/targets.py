@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("targets.json")
+ONLY = (0.0,)  # the same where the reference is the only target
 LEFT = (*(10 ** (-quarter / 4) for quarter in range(1, 9)), 0.0)  # shares of the way that are left at each target
 
 
@@ -29,7 +30,9 @@ def reference(network: str) -> float:
     return kept()["networks"].get(network, {}).get("reference", math.nan)
 
 
-def first_hits(losses: Sequence[float], evaluations: Sequence[int], reference: float) -> list[int]:
+def first_hits(
+    losses: Sequence[float], evaluations: Sequence[int], reference: float, lefts: Sequence[float] = LEFT
+) -> list[int]:
     """After how many gradients each target was met, by losses on the full set of which the first is the initial one.
 
     Met is a target at the first loss at or below it, if the next one is too; the last loss has no next one. Targets
@@ -39,7 +42,7 @@ def first_hits(losses: Sequence[float], evaluations: Sequence[int], reference: f
     if not way > 0:
         return []
     found = []
-    for left in LEFT:
+    for left in lefts:
         below = [loss <= reference + left * way for loss in losses]
         stays = (here and after for here, after in zip(below, [*below[1:], True], strict=True))
         place = next((place for place, both in enumerate(stays) if both), None)

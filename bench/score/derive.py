@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from bench.contenders import NULLS
 from bench.score import measures, networks, resample
 from bench.score.costs import state_bytes, step_times
-from bench.score.hits import DECADES, TARGETS
+from bench.score.hits import TARGETS, decades
 from bench.score.runs import Field, field
 from bench.score.tracks import TRACKS, Entry, entry
 
 Array = NDArray[np.float64]
 Row = dict[str, Any]
-COLUMNS = ("function", "device", "optimizer", "lr_multiple", "tuning_seeds", "steps", "status", "_hits")
+COLUMNS = ("function", "device", "optimizer", "lr_multiple", "tuning_seeds", "steps", "status", "target", "_hits")
 BASE = "AdamW"  # whose times the speed-ups are over
 ALL = "all"  # in place of a problem: the mean over them
-ROBUST = 7  # place of the target 10^-2, whose time says which learning rates are good
+ROBUST = 7  # place of the target 10^-2, whose time says which learning rates are good; of fewer targets the last
 TIED = 1e-12  # scores closer than this are equal
 ECDF_POINTS = 60
 TAUS = np.linspace(1, measures.LARGEST_RATIO, 61)
@@ -38,9 +38,10 @@ def derive(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
     }
     for name, (rates, targets) in races.items():
         for device, table in pd.DataFrame(rates, columns=COLUMNS).groupby("device", sort=False):
-            race = field(table, targets)
+            own = next(iter(table["target"].dropna()), None)  # a run has one, if any
+            race = field(table, targets if own is None else 1)
             for table_name, some in score(race, {"race": name, "device": device}, times).items() if race else ():
-                found[table_name] += some
+                found[table_name] += [{**row, "target": own} for row in some]
     return found
 
 
@@ -78,7 +79,7 @@ class Standing:
         self.scores = np.array([one.mean() for one in self.areas])
         samples = [resample.means(one, resample.weights(*one.shape)) for one in self.areas]
         self.samples = np.array(samples).reshape(len(samples), -1).T  # [resamples, entrants]
-        self.late = [one.times[..., DECADES] for one in self.entries]
+        self.late = [one.times[..., decades(one.times.shape[-1])] for one in self.entries]
         self.shared = min((one.shape[1] for place, one in enumerate(self.areas) if place in self.real), default=0)
         together = np.array([self.late[place][:, : self.shared] for place in self.real])
         self.ratios = measures.ratios(together, together) if len(together) else together
@@ -166,7 +167,8 @@ def robustness(standing: Standing, place: int) -> Array:
     """Decades of learning rate that are good [problems, seeds], whatever the track; over those tried everywhere."""
     runs = standing.runs[place]
     everywhere = runs.there.all(axis=1)
-    late = runs.times[everywhere][:, :, standing.race.tuning_seeds :, ROBUST]
+    judged_by = min(ROBUST, runs.times.shape[-1] - 1)
+    late = runs.times[everywhere][:, :, standing.race.tuning_seeds :, judged_by]
     return measures.good_decades(late, runs.multiples[everywhere])
 
 

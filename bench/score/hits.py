@@ -28,6 +28,16 @@ def thresholds(initial: Array, reference: Array) -> Array:
     return np.where(gain > 0, reference[:, None] + gain * TARGETS, -np.inf)
 
 
+def decades(targets: int) -> slice:
+    """Places of the whole decades among so many targets, which lie a quarter apart; of a single one it alone."""
+    return DECADES if targets > 1 else slice(0, 1)
+
+
+def only(target: float, runs: int) -> Array:
+    """A loss that is the only target of so many runs, as `thresholds` has them: [runs, 1]."""
+    return np.full((runs, 1), target)
+
+
 def first_hits(losses: Array, thresholds: Array) -> Array:
     """Index of the first of `losses` [evaluations + 1, runs] at or below each of `thresholds` [runs, targets].
 

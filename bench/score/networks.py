@@ -20,16 +20,16 @@ def rates(rows: Iterable[Row]) -> Iterator[Row]:
     targets, and is left out.
     """
     runs: dict[tuple[Any, ...], dict[int, str]] = {}
-    budget = 0
+    budget, target = 0, None
     for row in rows:
         if row.get("seed") is None:
             yield {**row, "function": row.get("network")}
         elif math.isfinite(row.get("reference") or math.nan):
-            budget = max(budget, int(row["evaluations"]))
+            budget, target = max(budget, int(row["evaluations"])), row.get("target")
             if isinstance(row.get("hits"), str):  # the last row of a run has them
                 key = row["network"], row["device"], row["optimizer"], row["lr_multiple"]
                 runs.setdefault(key, {})[int(row["seed"])] = row["hits"]
     for key, hits in runs.items():
         labels = dict(zip(("function", "device", "optimizer", "lr_multiple"), key, strict=True))
-        counts = {"tuning_seeds": TUNING_SEEDS, "steps": budget, "status": "ok"}
+        counts = {"tuning_seeds": TUNING_SEEDS, "steps": budget, "status": "ok", "target": target}
         yield labels | counts | {"_hits": [hits[seed] for seed in sorted(hits)]}

@@ -62,7 +62,7 @@ def load(text: str, kind: str, *ingredients: str) -> ModuleType:
     sys.modules[key] = module  # before it runs: its functions are found again by this name when loaded from cache
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException:  # Ctrl-C too may not leave half a module behind
         del sys.modules[key]
         raise
     return module

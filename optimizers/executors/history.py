@@ -207,4 +207,4 @@ def _compiled() -> _Compiled:
         functions = (driver.remember, driver.direction, driver.largest)
         return _Compiled("", driver, *[cpu.callable_address(f.address) for f in functions])
     except Exception as error:  # a compiler that fails must cost speed, not the training
-        return _Compiled(f"its kernel could not be made ({type(error).__name__}: {str(error).splitlines()[0]})")
+        return _Compiled(kernels.not_made(error))

@@ -35,6 +35,12 @@ def executor(device_type: str) -> Any:
         return reason
 
 
+def not_made(error: Exception) -> str:
+    """The reason that a compiler's error gives: its class and its first line, if it says anything."""
+    said = str(error).strip().splitlines()
+    return f"its kernel could not be made ({': '.join([type(error).__name__, *said[:1]])})"
+
+
 def unsupported(p: Tensor, algorithm: Algorithm) -> str:
     """Why an algorithm has no kernel for a parameter of this device and dtype, or an empty string."""
     if p.device.type not in algorithm.kernels:
@@ -82,7 +88,7 @@ def _native():
     """The compiled checks, where they were proven to see what Python sees."""
     try:
         from . import native
-    except Exception:
+    except Exception:  # without a compiler, or with a broken one, Python checks
         return None
     return native if native.works else None
 

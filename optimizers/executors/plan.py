@@ -231,7 +231,7 @@ class Plan:
             )
         except Exception as error:  # a compiler that fails must cost speed, not the training
             job = None
-            reason = f"its kernel could not be made ({type(error).__name__}: {str(error).splitlines()[0]})"
+            reason = kernels.not_made(error)
             warnings.warn(f"parameters on {device} are stepped without a kernel, slower: {reason}", stacklevel=5)
             for row in rows:
                 row.reason = reason

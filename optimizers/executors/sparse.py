@@ -169,7 +169,7 @@ class Rows:
                 if key not in self.jobs or len(self.jobs[key].hyper) < len(bucket):
                     self.jobs[key] = self._job(bucket, *key)
             except Exception as error:  # a compiler that fails must cost speed, not the training
-                reason = f"its kernel could not be made ({type(error).__name__}: {str(error).splitlines()[0]})"
+                reason = kernels.not_made(error)
                 warnings.warn(f"parameters on cpu are stepped without a kernel, slower: {reason}", stacklevel=5)
                 self.failed[key], self.known = reason, []
                 for item in bucket:
@@ -314,4 +314,4 @@ def _compiled() -> _Compiled:
         locate, fill = (cpu.callable_address(f.address) for f in (module.locate, module.fill))
         return _Compiled("", module, locate, fill, cpu.driver.N_ROWS)
     except Exception as error:  # a compiler that fails must cost speed, not the training
-        return _Compiled(f"its kernel could not be made ({type(error).__name__}: {str(error).splitlines()[0]})")
+        return _Compiled(kernels.not_made(error))

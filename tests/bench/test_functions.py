@@ -8,7 +8,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from bench.errors import BenchError, Exit
-from bench.problems.function import Function, haar, rotated, shifted
+from bench.problems.function import Function, qr_rotation, rotated, shifted
 from bench.problems.functions import ENTRIES, FUNCTIONS, VARIANTS, known, named, scalable
 from bench.problems.functions.scalable import Scalable
 from bench.starts import starts
@@ -243,7 +243,7 @@ def test_shifts_are_small_and_their_own():
 
 def test_rotation_turns_everything_together():
     for function in (FUNCTIONS["six-hump-camel"], named("wood-shifted-3")):
-        rotation = haar(function.dimension, "any")
+        rotation = qr_rotation(function.dimension, "any")
         turned = rotated(function, rotation)
         points = somewhere(function, 50)
         torch.testing.assert_close(turned(points @ tensor(rotation)), function(points), rtol=1e-12, atol=1e-12)
@@ -256,7 +256,7 @@ def test_rotation_turns_everything_together():
 
 
 def test_a_turned_domain_is_as_wide_as_before_but_for_what_would_lie_outside():
-    function, rotation = FUNCTIONS["branin"], haar(2, "any")
+    function, rotation = FUNCTIONS["branin"], qr_rotation(2, "any")
     low, high = np.array(function.domain).T
     middle, half = (low + high) / 2 @ rotation, (high - low) / 2
     turned = rotated(function, rotation)
@@ -289,18 +289,18 @@ def test_a_rotated_function_of_the_radius_is_itself():
         source="",
     )
     points = somewhere(function, 20)
-    turned = rotated(function, haar(5, "any"))
+    turned = rotated(function, qr_rotation(5, "any"))
     for one, other in zip(turned.value_and_gradient(points), function.value_and_gradient(points), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-13)
 
 
 def test_rotations_are_rotations_drawn_evenly():
     for n in (1, 2, 3, 10):
-        q = haar(n, "seed")
+        q = qr_rotation(n, "seed")
         np.testing.assert_allclose(q @ q.T, np.eye(n), atol=1e-14)
         assert np.linalg.det(q) == pytest.approx(1)
-        np.testing.assert_array_equal(q, haar(n, "seed"))
-    corner = np.array([haar(3, f"{seed}")[0, 0] for seed in range(2000)])
+        np.testing.assert_array_equal(q, qr_rotation(n, "seed"))
+    corner = np.array([qr_rotation(3, f"{seed}")[0, 0] for seed in range(2000)])
     # A coordinate of a point drawn evenly from the sphere is uniform on [-1, 1]: mean 0, variance 1/3, to 4 sigma.
     assert abs(corner.mean()) < 4 * 3**-0.5 / 2000**0.5 and abs(corner.var() - 1 / 3) < 4 * 0.3 / 2000**0.5
 

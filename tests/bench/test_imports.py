@@ -25,6 +25,8 @@ LAYERS = [
         "nulls",
         "sweep_contenders",
         "networks_race",
+        "network_nulls",
+        "own_target",
         "test_step_benchmarks",
         "tables",
     },

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import math
+import sys
 
 import pytest
 import torch
 
-from bench.problems import data, networks
+from bench.problems import data, networks, transformer
 from bench.problems.networks import NETWORKS
 
 ALL = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 
 
-@ALL
+@pytest.mark.parametrize(
+    "network", [one for one in NETWORKS.values() if one.data is not data.zen], ids=lambda n: n.name
+)
 def test_data_is_standardised_float32_and_split(network):
     found = network.data()
     inputs = found.train_inputs
@@ -159,9 +163,52 @@ def test_classes_are_a_one_against_zeros():
 
 
 def test_variants_fit():
-    of_values = [f"{name} on huber_loss" for name in NETWORKS if name != "logistic"]
+    of_values = [f"{name} on huber_loss" for name in NETWORKS if name not in ("logistic", "char_transformer")]
     assert networks.variants(None, ["huber_loss"]) == of_values
+    assert networks.variants(["char_transformer"], ["huber_loss"]) == ["char_transformer on huber_loss"]
     assert networks.variants(["logistic"], ["huber_loss", "sigmoid_focal_loss"]) == ["logistic on sigmoid_focal_loss"]
     assert networks.variants(["mlp"], ["mse_loss"]) == []
     assert networks.named("mlp") is networks.named("logistic on huber_loss") is None
     assert networks.named("digits") is NETWORKS["digits"]
+
+
+def test_the_text_is_in_windows_and_every_target_is_the_next_character():
+    found = data.zen()
+    assert found.train_inputs.shape == found.train_targets.shape == (168, data.PLACES)
+    assert found.test_inputs.shape == found.test_targets.shape == (39, data.PLACES)
+    for inputs, targets in (found[:2], found[2:]):
+        assert torch.equal(inputs[:, 1:], targets[:, :-1]) and torch.equal(inputs[1:, :-4], inputs[:-1, 4:])
+    characters = sorted(set(codecs.decode(sys.modules["this"].s, "rot13")))
+    assert len(characters) == data.CHARACTERS
+    assert "".join(characters[code] for code in found.train_inputs[0]) == "The Zen of Pytho"
+    assert characters[found.test_targets[-1, -1]] in characters
+
+
+def test_the_transformer_sees_no_character_that_comes_later():
+    """And all that came before: one character changed changes what is said there and after, and nothing ahead."""
+    network = NETWORKS["char_transformer"]
+    model, windows = network.build(0).double(), network.data().train_inputs[:2].clone()
+    before = model(windows).view(2, data.PLACES, data.CHARACTERS)
+    windows[0, 7] = (windows[0, 7] + 1) % data.CHARACTERS
+    after = model(windows).view(2, data.PLACES, data.CHARACTERS)
+    changed = (before != after).any(-1)
+    assert changed[0].tolist() == [place >= 7 for place in range(data.PLACES)] and not changed[1].any()
+
+
+def test_attention_is_torchs():
+    block = transformer.Block().double()
+    inputs = torch.randn(3, 5, transformer.WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    queries, keys, values = (
+        part.unflatten(-1, (transformer.HEADS, -1)).transpose(1, 2) for part in block.asked(inputs).chunk(3, -1)
+    )
+    expected = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    torch.testing.assert_close(block.attention(inputs), expected.transpose(1, 2).flatten(2), rtol=1e-12, atol=1e-13)
+
+
+def test_a_row_of_text_is_sixteen_predictions_of_one_class_each():
+    network = NETWORKS["char_transformer"]
+    model, (windows, targets, *_) = network.build(0), network.data()
+    by_hand = torch.nn.functional.cross_entropy(model(windows[:4]), targets[:4].reshape(-1))
+    assert network.loss(model, windows[:4], targets[:4]).item() == pytest.approx(by_hand.item(), rel=1e-6)
+    right = sum(model(windows[:4]).argmax(1) == targets[:4].reshape(-1)).item() / 64
+    assert network.accuracy(model, windows[:4], targets[:4]) == right

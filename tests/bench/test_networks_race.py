@@ -11,12 +11,15 @@ import time
 import pytest
 import torch
 
-from bench import contenders, networks_race, sweep
+from bench import contenders, network_nulls, networks_race, plan, sweep
 from bench.budgets import DEFAULT, FULL, SMOKE
 from bench.cell import Cell
+from bench.contenders import NULLS
 from bench.problems import targets
 from bench.problems.networks import NETWORKS
 from bench.problems.stack import draw_picks
+from bench.score import hits, measures
+from bench.score.networks import TARGETS, rates
 
 SMALL = dataclasses.replace(SMOKE, network_steps=40, network_learning_rates=3, network_seeds=2)
 
@@ -171,12 +174,58 @@ def test_hits_are_gradients_to_targets_below_the_start():
     rows = networks_race.run(cell("regression", "Rprop", dataclasses.replace(SMALL, network_steps=200))).rows
     met = [row["hits"].split() for row in rows if row["step"] == 200 and row["status"] == "ok"]
     assert max(map(len, met)) >= 3
-    for hits in met:
-        counts = [int(hit) for hit in hits]
+    for one in met:
+        counts = [int(hit) for hit in one]
         assert counts == sorted(counts) and all(0 < count <= 200 and count % 10 == 0 for count in counts)
     still = cell("regression", "SGD")
     still.settings["lr_multiples"] = [1e-30]
     assert {row["hits"] for row in networks_race.run(still).rows if row["step"] == 40} == {""}
+
+
+def null_rows(name: str, null: str, steps: int = 200):
+    budget = dataclasses.replace(SMALL, network_steps=steps)
+    (asked,) = (one for one in network_nulls.cells(budget, "cpu", [], [name], 0) if one.optimizer == null)
+    return network_nulls.run(asked).rows
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_standing_still_and_climbing_score_exactly_0(name):
+    still, up = (null_rows(name, null) for null in ("stands still", "sign flipped"))
+    for seed in range(2):
+        losses = [[row["loss"] for row in rows if row["seed"] == seed] for rows in (still, up)]
+        assert len(set(losses[0])) == 1 and losses[0][0] == losses[1][0] < losses[1][-1]
+    for rate in rates(still + up):
+        assert (measures.area(hits.decode(rate["_hits"], TARGETS), 200) == 0).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_going_to_the_origin_scores_what_weights_of_0_are_worth(name):
+    rows, network = null_rows(name, "to the origin", 20), NETWORKS[name]
+    model, data = network.build(0), network.data()
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    worth = network.loss(model, data.train_inputs, data.train_targets).item()
+    for seed in range(2):
+        mine = [row for row in rows if row["seed"] == seed]
+        # the race sums over copies side by side
+        assert mine[0]["loss"] != worth and all(row["loss"] == pytest.approx(worth, rel=1e-6) for row in mine[1:])
+        left = (worth - mine[0]["reference"]) / (mine[0]["loss"] - mine[0]["reference"])
+        assert len(mine[-1]["hits"].split()) == sum(left <= one for one in targets.LEFT)
+
+
+def test_null_competitors_always_run_on_networks_with_the_columns_of_the_others():
+    made = plan.make("smoke", "cpu", ["Adam"], [], 0, ["networks", "network_nulls"])
+    cells = [one for one in made.cells if one.kind == "network_nulls"]
+    assert [(one.optimizer, one.settings["name"]) for one in cells] == [(null, "regression") for null in NULLS]
+    (other,) = (one for one in made.cells if one.kind == "networks")
+    assert network_nulls.run(cells[0]).rows[0].keys() == networks_race.run(other).rows[0].keys()
+    assert not network_nulls.cells(SMOKE, "cpu", [], ["digits on huber_loss"], 0)  # it has no targets
+
+
+def test_learning_rates_by_name_are_the_only_ones():
+    """Standing nearly still is best at the edge of this grid, which would go on were it not asked for."""
+    asked = cell("regression", "SGD", dataclasses.replace(DEFAULT, lr_multiples=(0.5, 1.0), network_steps=5))
+    assert {row["lr_multiple"] for row in networks_race.run(asked).rows} == {0.5, 1.0}
 
 
 @pytest.mark.parametrize(

@@ -35,15 +35,16 @@ def test_cells_come_kind_by_kind_and_verification_first(fake_kinds):
         "functions",
         "nulls",
         "networks",
+        "network_nulls",
     ]
-    assert len(cells) == 6 * 2 * 3 == len({cell.id for cell in cells})
+    assert len(cells) == 7 * 2 * 3 == len({cell.id for cell in cells})
     assert list(dict.fromkeys(cell.kind for cell in make().cells)) == list(plan.KINDS)
 
 
 def test_the_parts_together_are_the_run():
     assert plan.PARTS["run"] == tuple(plan.KINDS)
-    measured = ["verify", "loss_parity", "step_time", "loss_time", "sweep_time", "functions", "nulls", "networks"]
-    assert list(plan.KINDS) == measured
+    measured = ["verify", "loss_parity", "step_time", "loss_time", "sweep_time"]
+    assert list(plan.KINDS) == [*measured, "functions", "nulls", "networks", "network_nulls"]
     parts = [kind for part in ("verify", "time", "losses", "race") for kind in plan.PARTS[part]]
     assert sorted(parts) == sorted(plan.KINDS)
 
@@ -51,9 +52,9 @@ def test_the_parts_together_are_the_run():
 @pytest.mark.parametrize(
     ("asked", "kinds"),
     [
-        ({"optimizers": ["Adam"]}, {"verify", "step_time", "sweep_time", "functions", "nulls", "networks"}),
+        ({"optimizers": ["Adam"]}, {"verify", "step_time", "sweep_time", *plan.PARTS["race"]}),
         ({"problems": ["mlp"]}, {"verify", "step_time"}),
-        ({"problems": ["digits"]}, {"verify", "networks"}),
+        ({"problems": ["digits"]}, {"verify", "networks", "network_nulls"}),
         ({"problems": ["64Ki"]}, {"loss_parity", "loss_time"}),
         ({"problems": ["64Ki", "mlp"]}, {"loss_parity", "loss_time", "verify", "step_time"}),
         ({"losses": ["mse_loss"]}, {"loss_parity", "loss_time", "networks"}),
@@ -166,7 +167,7 @@ def test_the_description_says_how_much_and_where(fake_kinds, tmp_path):
     text = "\n".join(plan.describe(made, done, "a machine", tmp_path))
     assert "a machine" in text and str(tmp_path) in text
     assert "smoke: 5 of 6 cells left" in text
-    assert "functions      3 cells" in text
+    assert "functions        3 cells" in text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "00:00"), (190.4, "03:10"), (59.6, "01:00"), (3790, "1:03:10")])

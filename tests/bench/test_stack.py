@@ -22,6 +22,10 @@ STEPS = 25
 # last places; an optimizer that divides by small second moments lets that grow a hundredfold in STEPS steps.
 CLOSE = {torch.float64: 1e-12, torch.float32: 1e-4}
 
+# RMSprop's first step is ten learning rates. At three defaults the transformer is chaotic then: of two runs alike the
+# difference grows a thousandfold every five steps, however they are made.
+SMALLER = {("char_transformer", "RMSprop"): (0.1, 0.3, 1.0)}
+
 
 def cast(data: Data, dtype: torch.dtype) -> Data:
     return Data(*(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in data))
@@ -81,8 +85,9 @@ def one_thread():
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
 def test_together_is_as_alone_run_for_run(name, optimizer, dtype):
     network = NETWORKS[name]
-    found = together(network, optimizer, dtype)
-    for place, multiple in enumerate(MULTIPLES):
+    multiples = SMALLER.get((name, optimizer), MULTIPLES)
+    found = together(network, optimizer, dtype, multiples=multiples)
+    for place, multiple in enumerate(multiples):
         for seed in range(SEEDS):
             expected = alone(network, optimizer, dtype, multiple, seed)
             assert found[place * SEEDS + seed] == pytest.approx(expected, rel=CLOSE[dtype], abs=0)

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from bench.errors import BenchError
 from bench.problems import make_targets, targets
 from bench.problems.networks import NETWORKS
 
@@ -88,6 +89,17 @@ def test_the_best_trial_is_chosen_and_the_file_is_written(monkeypatch, tmp_path)
     make_targets.main()
     made = json.loads((tmp_path / "targets.json").read_text())["networks"]["logistic"]
     assert made["by"] == "SGD" and made["optimizers"]["SGD"]["lr"] == 0.1 and made["reference"] < 0.6
+
+
+def test_targets_of_networks_by_name_leave_the_others_as_they_are(monkeypatch, tmp_path):
+    before = targets.kept()["networks"]
+    monkeypatch.setattr(make_targets, "target", lambda network: {"reference": network.batch_size})
+    monkeypatch.setattr(make_targets, "FILE", tmp_path / "targets.json")
+    make_targets.main(["logistic"])
+    made = json.loads((tmp_path / "targets.json").read_text())["networks"]
+    assert made == {**before, "logistic": {"reference": 64}}
+    with pytest.raises(BenchError, match="unknown network 'logistc'"):
+        make_targets.main(["logistc"])
 
 
 def test_a_trial_that_diverged_is_no_best():

@@ -123,6 +123,11 @@ class Crashes(Right):
         raise RuntimeError("no luck")
 
 
+class CrashesWithoutAWord(Right):
+    def step(self, closure=None):
+        raise AssertionError
+
+
 def one_row(cls, options=DECAY, dtype="float64", steps=12, contender="eager"):
     builds = {
         "loop": contenders("Adam", "cpu")["loop"],
@@ -174,6 +179,8 @@ def test_rounding_every_intermediate_is_wrong_in_16_bits(dtype):
 def test_a_crash_is_an_error_that_names_itself():
     row = one_row(Crashes)
     assert row["status"] == Status.ERROR and "RuntimeError in step 1: no luck" in row["reason"]
+    row = one_row(CrashesWithoutAWord)
+    assert row["status"] == Status.ERROR and "AssertionError in step 1: no message" in row["reason"]
 
 
 def test_another_executor_than_asked_for_is_wrong():

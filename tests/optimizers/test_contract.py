@@ -231,8 +231,6 @@ def test_torch_has_stepped_the_first_parameter_when_it_refuses_the_second():
 
 
 def test_muon_refuses_a_vector_that_came_later_before_it_has_stepped_a_matrix():
-    if "Muon" not in CLASSES:
-        pytest.skip("Muon is not there")
     (params, optimizer), _ = both("Muon")
     late = torch.nn.Parameter(torch.ones(3))
     with pytest.raises(ValueError, match="2D"):

@@ -42,8 +42,6 @@ def test_float32_state_beside_half_parameters_survives_a_reload_where_torch_roun
 
 
 def test_lbfgs_vectors_of_all_parameters_follow_the_parameters_as_in_torch():
-    if "LBFGS" not in CLASSES:
-        pytest.skip("LBFGS is not there")
     source, _ = both("LBFGS")
     train("LBFGS", source, steps=2)
     ours, theirs = both("LBFGS", torch.bfloat16)

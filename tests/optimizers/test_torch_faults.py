@@ -271,7 +271,6 @@ def test_the_centered_variance_does_not_become_negative(record):
     record("centered RMSprop", "becomes NaN under constant gradients", bool(results[1].isnan().any()))
 
 
-@pytest.mark.skipif(not hasattr(optimizers, "Adafactor"), reason="there is no Adafactor")
 def test_the_smallest_second_moment_depends_on_no_other_parameter(record):
     """In torch's loop it is the epsilon of the first parameter's dtype for all of them."""
 

@@ -22,7 +22,7 @@ import re
 from dataclasses import replace
 
 from bench.errors import BenchError, Exit, unknown
-from bench.problems.function import Function, haar, rotated, shifted
+from bench.problems.function import Function, qr_rotation, rotated, shifted
 from bench.problems.functions import bowls, least_squares, nonsmooth, oscillating, polynomial, valleys, waves, wells
 from bench.problems.functions.scalable import Scalable
 from bench.problems.quadratics import QUADRATICS, RACED
@@ -75,7 +75,9 @@ def _named(name: str) -> Function:
         function = _called(shifted(function, by), "shifted", seed)
     if found["rotated"]:
         seed = int(found["turn"] or 0)
-        function = _called(rotated(function, haar(function.dimension, f"{function.name}/{seed}")), "rotated", seed)
+        function = _called(
+            rotated(function, qr_rotation(function.dimension, f"{function.name}/{seed}")), "rotated", seed
+        )
     return function
 
 
