@@ -27,6 +27,10 @@ PIECE, SERIAL_BELOW = 16_384, 32_768
 #: the words of how many sizes of inputs are kept for their next loss, and with scratch of how many numbers at most
 MOST_SIZES, MOST_KEPT = 256, 32_768
 
+#: values are added in the type of the arithmetic over so many elements, a few for each lane of a vector, and then in
+#: float64: in float64 from the first on, vectors would be half as long
+RUN = 512
+
 driver = generate.compiled("reduce")
 _drive = cpu.callable_address(driver.drive.address)
 _PARALLEL = (threads.openmp() or (0,))[0]
@@ -184,8 +188,9 @@ def _block(loss: Elementwise, dtype: torch.dtype, constants: int, wanted: tuple[
         "AT": ", ".join(f"x{k}_at" for k in range(n)),
         "READ": ", ".join(f"x{k}" for k in range(n)) + " = " + ", ".join(f"element(x{k}_at, i)" for k in range(n)),
         "OUTS": ", ".join(f"out{k}" for k in slopes),
-        "SCALED": "\n        ".join(f"set_element(out{k}, i, scale * slope{k}({x}))" for k in slopes),
+        "SCALED": "; ".join(f"set_element(out{k}, i, scale * slope{k}({x}))" for k in slopes),
         "PLACES": "\n    ".join(places),
+        "RUN": str(RUN),
     }
     text = Template(HEAD + _SOURCE).substitute(names)
     return generate.load(text, "loss", math_source(), *generate.numba_ingredients()).block
@@ -210,19 +215,25 @@ ${SLOPES}
 @njit(**SUMS)
 def total(${AT}, n${C}):
     s = 0.0
-    for i in range(n):
-        ${READ}
-        s += float64(value(${X}))
+    for begin in range(0, n, ${RUN}):
+        part = ${REAL}(0)
+        for i in range(begin, min(begin + ${RUN}, n)):
+            ${READ}
+            part += value(${X})
+        s += float64(part)
     return s
 
 
 @njit(**SUMS)
 def total_and_gradient(${AT}, ${OUTS}, n, scale${C}):
     s = 0.0
-    for i in range(n):
-        ${READ}
-        s += float64(value(${X}))
-        ${SCALED}
+    for begin in range(0, n, ${RUN}):
+        part = ${REAL}(0)
+        for i in range(begin, min(begin + ${RUN}, n)):
+            ${READ}
+            part += value(${X})
+            ${SCALED}
+        s += float64(part)
     return s
 
 
