@@ -171,7 +171,8 @@ def _make(kind, integer, unsigned, bits_of, of_bits, mantissa, terms, ln2_bits):
         t = x * log2e + exponent_magic
         n = t - exponent_magic
         r = (x - n * ln2_high) - n * ln2_low
-        return (one + (r + r * r * exponential(r))) * of_bits(unsigned(bits_of(t) << shift))
+        scale = of_bits(unsigned(bits_of(t) << shift))
+        return scale + scale * (r + r * r * exponential(r))
 
     @njit(**OPTIONS)
     def expm1(x):
