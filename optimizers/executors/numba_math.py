@@ -18,7 +18,7 @@ place, over all magnitudes (`tests/optimizers/test_numba_math.py` measures them)
     ============  =======  =======
 
 Results below the smallest normal number are rounded once more. nan, infinities, zeros and poles are as in C. Those two
-that take only a part of the numbers cost half and a third of the whole function. Sine and cosine are nan beyond 1e8,
+that take only a part of the numbers cost about half of the whole function. Sine and cosine are nan beyond 1e8,
 where the distance between neighbouring float32 is more than a turn, and float64 would need more digits of pi.
 """
 
