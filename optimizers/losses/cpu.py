@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..executors import cpu, generate, threads
+from ..executors import cpu, generate, numba_math, threads
 from ..executors.sources import ELEMENTS, IMPORTS, storage, typed
 from . import memory
 
@@ -27,9 +27,10 @@ PIECE, SERIAL_BELOW = 16_384, 32_768
 #: the words of how many sizes of inputs are kept for their next loss, and with scratch of how many numbers at most
 MOST_SIZES, MOST_KEPT = 256, 32_768
 
-#: values are added in the type of the arithmetic over so many elements, a few for each lane of a vector, and then in
-#: float64: in float64 from the first on, vectors would be half as long
-RUN = 512
+#: a loss with one of these has more to compute than to fetch: its values are added in the type of the arithmetic over
+#: runs, a few for each lane of a vector, and then in float64, because in float64 from the first on vectors would be half
+#: as long. The others wait for memory, which vectors of half the length ask for in a better order
+HEAVY, RUN = {*numba_math.__all__, "softplus"}, 512
 
 driver = generate.compiled("reduce")
 _drive = cpu.callable_address(driver.drive.address)
@@ -191,6 +192,7 @@ def _block(loss: Elementwise, dtype: torch.dtype, constants: int, wanted: tuple[
         "SCALED": "; ".join(f"set_element(out{k}, i, scale * slope{k}({x}))" for k in slopes),
         "PLACES": "\n    ".join(places),
         "RUN": str(RUN),
+        "PART": real if HEAVY.intersection(loss.value.__code__.co_names) else "float64",
     }
     text = Template(HEAD + _SOURCE).substitute(names)
     return generate.load(text, "loss", math_source(), *generate.numba_ingredients()).block
@@ -216,10 +218,10 @@ ${SLOPES}
 def total(${AT}, n${C}):
     s = 0.0
     for begin in range(0, n, ${RUN}):
-        part = ${REAL}(0)
+        part = ${PART}(0)
         for i in range(begin, min(begin + ${RUN}, n)):
             ${READ}
-            part += value(${X})
+            part += ${PART}(value(${X}))
         s += float64(part)
     return s
 
@@ -228,10 +230,10 @@ def total(${AT}, n${C}):
 def total_and_gradient(${AT}, ${OUTS}, n, scale${C}):
     s = 0.0
     for begin in range(0, n, ${RUN}):
-        part = ${REAL}(0)
+        part = ${PART}(0)
         for i in range(begin, min(begin + ${RUN}, n)):
             ${READ}
-            part += value(${X})
+            part += ${PART}(value(${X}))
             ${SCALED}
         s += float64(part)
     return s

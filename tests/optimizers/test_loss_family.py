@@ -175,26 +175,27 @@ def test_the_number_of_threads_changes_no_bit():
 
 
 @pytest.mark.parametrize("x", [0.1, 0.3, 0.7, 1.1, 1.3, 3.3])
-def test_a_mean_over_many_is_that_over_few(x):
+@pytest.mark.parametrize(("name", "units"), [("mse", 1), ("bce_with_logits", 8)])
+def test_a_mean_over_many_is_that_over_few(name, units, x):
     """Equal numbers are all rounded to the same side. A lane of a vector adds at most 32 before float64 goes on,
-    which leaves an error of a few units; over a whole piece it would be 15 to 30."""
+    which leaves an error of a few units; over a whole piece it would be 15 to 30. Light losses add in float64."""
     pytest.importorskip("numba")
     x = torch.full((1 << 20,), x)
-    value = mse_loss(x, torch.zeros_like(x))
-    assert abs(value.double() / (x * x)[0].double() - 1) <= 8 * 2**-24
+    mean, each = (FAMILY[name](x, torch.zeros_like(x), reduction, ()) for reduction in ("mean", "none"))
+    assert abs(mean.double() / each[0].double() - 1) <= units * 2**-24
 
 
-def test_sums_leave_vectors_their_length():
+def test_sums_leave_vectors_of_heavy_losses_their_length():
     """Of conversions to float64 there are those of sums over a run, one at a time, and none of vectors."""
     types = pytest.importorskip("numba").types
-    block = cpu._block(FAMILY["mse"], torch.float32, 0, (True, False))
+    block = cpu._block(FAMILY["kl_div"], torch.float32, 0, (True, False))
     module = sys.modules[block._pyfunc.__module__]
     for name, addresses, scale in ("total", 2, ()), ("total_and_gradient", 3, (types.float32,)):
         signature = (types.intp,) * (addresses + 1) + scale
         compiled = numba_compiled(getattr(module, name), signature)
         if "%rax" not in compiled and "%rdi" not in compiled:
             pytest.skip("the names of instructions are looked for in x86 assembly")
-        assert re.search(r"v?cvtss2sd", compiled) and re.search(r"v?subps\s", compiled)
+        assert re.search(r"v?cvtss2sd", compiled) and re.search(r"v?mulps\s", compiled)
         assert not re.search(r"v?cvtps2pd", compiled)
 
 
