@@ -28,8 +28,8 @@ PIECE, SERIAL_BELOW = 16_384, 32_768
 MOST_SIZES, MOST_KEPT = 256, 32_768
 
 #: a loss with one of these has more to compute than to fetch: its values are added in the type of the arithmetic over
-#: runs, a few for each lane of a vector, and then in float64, because in float64 from the first on vectors would be half
-#: as long. The others wait for memory, which vectors of half the length ask for in a better order
+#: runs, a few for each lane of a vector, and then in float64, because with float64 from the first on vectors would be
+#: half as long. The others wait for memory, which vectors of half the length ask for in a better order
 HEAVY, RUN = {*numba_math.__all__, "softplus"}, 512
 
 driver = generate.compiled("reduce")
