@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..executors import cpu, generate, threads
+from ..executors import cpu, generate, numba_math, threads
 from ..executors.sources import ELEMENTS, IMPORTS, storage, typed
 from . import memory
 from .fused import MOST_SIZES
@@ -27,6 +27,11 @@ PIECE, SERIAL_BELOW = 16_384, 32_768
 
 #: with scratch of how many numbers at most a job is kept for the next loss of its size
 MOST_KEPT = 32_768
+
+#: a loss with one of these has more to compute than to fetch: its values are added in the type of the arithmetic over
+#: runs, a few for each lane of a vector, and then in float64, because with float64 from the first on vectors would be
+#: half as long. The others wait for memory, which vectors of half the length ask for in a better order
+HEAVY, RUN = {*numba_math.__all__, "softplus"}, 512
 
 driver = generate.compiled("reduce")
 _drive = cpu.callable_address(driver.drive.address)
@@ -238,8 +243,10 @@ def _block(loss: Elementwise, dtype: torch.dtype, constants: int, wanted: tuple[
         "AT": ", ".join(f"x{k}_at" for k in range(n)),
         "READ": ", ".join(f"x{k}" for k in range(n)) + " = " + ", ".join(f"element(x{k}_at, i)" for k in range(n)),
         "OUTS": ", ".join(f"out{k}" for k in slopes),
-        "SCALED": "\n        ".join(f"set_element(out{k}, i, scale * slope{k}({x}))" for k in slopes),
+        "SCALED": "; ".join(f"set_element(out{k}, i, scale * slope{k}({x}))" for k in slopes),
         "PLACES": "\n    ".join(places),
+        "RUN": str(RUN),
+        "PART": real if HEAVY.intersection(loss.value.__code__.co_names) else "float64",
     }
     text = Template(HEAD + _SOURCE).substitute(names)
     return generate.load(text, "loss", math_source(), *generate.numba_ingredients()).block
@@ -264,19 +271,25 @@ ${SLOPES}
 @njit(**SUMS)
 def total(${AT}, n${C}):
     s = 0.0
-    for i in range(n):
-        ${READ}
-        s += float64(value(${X}))
+    for begin in range(0, n, ${RUN}):
+        part = ${PART}(0)
+        for i in range(begin, min(begin + ${RUN}, n)):
+            ${READ}
+            part += ${PART}(value(${X}))
+        s += float64(part)
     return s
 
 
 @njit(**SUMS)
 def total_and_gradient(${AT}, ${OUTS}, n, scale${C}):
     s = 0.0
-    for i in range(n):
-        ${READ}
-        s += float64(value(${X}))
-        ${SCALED}
+    for begin in range(0, n, ${RUN}):
+        part = ${PART}(0)
+        for i in range(begin, min(begin + ${RUN}, n)):
+            ${READ}
+            part += ${PART}(value(${X}))
+            ${SCALED}
+        s += float64(part)
     return s
 
 

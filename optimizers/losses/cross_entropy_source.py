@@ -37,9 +37,9 @@ def largest(at, n):
 def sum_of_exps(at, n, top):
     """In float64, of sums over a few numbers for each lane of a vector."""
     s = 0.0
-    for begin in range(0, n, 256):
+    for begin in range(0, n, 1024):
         part = ${REAL}(0)
-        for i in range(begin, min(begin + 256, n)):
+        for i in range(begin, min(begin + 1024, n)):
             part += exp_negative(element(at, i) - top)
         s += float64(part)
     return s
@@ -49,9 +49,9 @@ def sum_of_exps(at, n, top):
 def keep_exps(at, out, n, top):
     """The same, each of them kept."""
     s = 0.0
-    for begin in range(0, n, 256):
+    for begin in range(0, n, 1024):
         part = ${REAL}(0)
-        for i in range(begin, min(begin + 256, n)):
+        for i in range(begin, min(begin + 1024, n)):
             e = exp_negative(element(at, i) - top)
             set_element(out, i, e)
             part += e

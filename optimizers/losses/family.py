@@ -55,11 +55,13 @@ def smooth_l1_slope(x, y, beta):
 
 def huber(x, y, delta):
     d = x - y
-    return where(absolute(d) <= delta, 0.5 * d * d, delta * (absolute(d) - 0.5 * delta))
+    slope = where(d > delta, delta, where(d < -delta, -delta, d))  # nan stays, without being asked for
+    return slope * (d - 0.5 * slope)
 
 
 def huber_slope(x, y, delta):
-    return minimum(maximum(x - y, -delta), delta)
+    d = x - y
+    return where(d > delta, delta, where(d < -delta, -delta, d))
 
 
 def bce(x, y):

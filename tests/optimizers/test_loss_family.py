@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 import pytest
 import torch
 
-from optimizers.losses import cross_entropy, elementwise, mse_loss
+from optimizers.losses import cpu, cross_entropy, elementwise, mse_loss
 from optimizers.losses.family import FAMILY
 
 CONSTANTS = {
@@ -169,6 +172,52 @@ def test_the_number_of_threads_changes_no_bit():
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*values)
+
+
+@pytest.mark.parametrize("x", [0.1, 0.3, 0.7, 1.1, 1.3, 3.3])
+@pytest.mark.parametrize(("name", "units"), [("mse", 1), ("bce_with_logits", 8)])
+def test_a_mean_over_many_is_that_over_few(name, units, x):
+    """Equal numbers are all rounded to the same side. A lane of a vector adds at most 32 before float64 goes on,
+    which leaves an error of a few units; over a whole piece it would be 15 to 30. Light losses add in float64."""
+    pytest.importorskip("numba")
+    x = torch.full((1 << 20,), x)
+    mean, each = (FAMILY[name](x, torch.zeros_like(x), reduction, ()) for reduction in ("mean", "none"))
+    assert abs(mean.double() / each[0].double() - 1) <= units * 2**-24
+
+
+def test_sums_leave_vectors_of_heavy_losses_their_length():
+    """Of conversions to float64 there are those of sums over a run, one at a time, and none of vectors."""
+    types = pytest.importorskip("numba").types
+    block = cpu._block(FAMILY["kl_div"], torch.float32, 0, (True, False))
+    module = sys.modules[block._pyfunc.__module__]
+    for name, addresses, scale in ("total", 2, ()), ("total_and_gradient", 3, (types.float32,)):
+        signature = (types.intp,) * (addresses + 1) + scale
+        compiled = numba_compiled(getattr(module, name), signature)
+        if "%rax" not in compiled and "%rdi" not in compiled:
+            pytest.skip("the names of instructions are looked for in x86 assembly")
+        assert re.search(r"v?cvtss2sd", compiled) and re.search(r"v?mulps\s", compiled)
+        assert not re.search(r"v?cvtps2pd", compiled)
+
+
+def numba_compiled(function, signature):
+    """The assembly of a function, compiled anew: what comes from the cache has none."""
+    import numba
+
+    anew = numba.jit(**function.targetoptions)(function.py_func)
+    anew.compile(signature)
+    return anew.inspect_asm(signature)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_huber_keeps_nan_and_ends_at_its_delta(dtype):
+    pytest.importorskip("numba")
+    inf, nan = float("inf"), float("nan")
+    x = torch.tensor([nan, inf, -inf, 0.3, -0.3, 0.7, -0.7, 0.8, -0.8, 0.0] * 4, dtype=dtype, requires_grad=True)
+    value = FAMILY["huber"](x, torch.zeros_like(x), "none", (0.7,))
+    expected = torch.nn.functional.huber_loss(x, torch.zeros_like(x), reduction="none", delta=0.7)
+    torch.testing.assert_close(value, expected, equal_nan=True)
+    gradients = [torch.autograd.grad(v.sum(), x)[0] for v in (value, expected)]
+    torch.testing.assert_close(*gradients, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", ["bce_with_logits", "exact_soft_margin", "focal", "log_cosh", "charbonnier", "cauchy"])

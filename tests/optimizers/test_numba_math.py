@@ -74,6 +74,16 @@ def test_the_compiler_makes_vector_instructions_of_them(name):
     assert not re.search(r"\bcall\w*\s+\S*(expf|logf|tanhf|sinf|cosf)", assembly)
 
 
+@pytest.mark.parametrize("name", EXPONENTIALS)
+def test_no_integer_is_wider_than_the_numbers(name):
+    """Numba makes 64 bits of the sum of two integers of 32, and every vector then needs two."""
+    run = compiled(name, np.float32)
+    assembly = run.inspect_asm(run.signatures[0])
+    if "%rax" not in assembly:
+        pytest.skip("the names of instructions are looked for in x86 assembly")
+    assert not re.search(r"v?p(srlq|sllq|movzxdq|movsxdq|movqd)\s|vcvtqq2ps", assembly)
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ["sin", "cos"])
 def test_beyond_1e8_sine_and_cosine_are_nan_rather_than_wrong(name, kind):
