@@ -7,6 +7,7 @@ state rounded to float32 as the class keeps it.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -195,7 +196,7 @@ def _columns(cls: type, options: Mapping[str, Any], runs: int) -> tuple[dict[str
     unknown = [name for name in options if name not in known and name not in SHARED]
     if unknown:
         raise ValueError(f"{cls.__name__} has no {unknown[0]}; there are {', '.join(known)}")
-    group = cls([torch.zeros(1)]).param_groups[0]
+    group = _group(cls)
     shared = {name: options.get(name, group.get(name, False)) for name in SHARED}
     defaults = dict(zip(cls.algorithm.hyper, cls.algorithm.hyper_values(group), strict=True))
     columns = {name: _array(options.get(name, defaults.get(name, group.get(name))), runs) for name in known}
@@ -214,6 +215,18 @@ def _kinds(switches: list[Any], runs: int) -> dict[tuple[bool, ...], Any]:
     return {tuple(one): np.flatnonzero(kind == k) for k, one in enumerate(kinds.T.tolist())}
 
 
+@functools.cache
+def _group(cls: type) -> Mapping[str, Any]:
+    """The options of an optimizer that is told none."""
+    return cls([torch.zeros(1)]).param_groups[0]
+
+
+@functools.lru_cache(4096)
+def _accepted(cls: type, options: tuple[tuple[str, Any], ...]) -> None:
+    """Raises what the class does; making one takes longer than many a sweep, so what was accepted is kept."""
+    cls([torch.zeros(1)], **dict(options))
+
+
 def _insist(cls: type, given: Mapping[str, np.ndarray], group: Mapping[str, Any]) -> None:
     """Has the class itself refuse options, at the least and at the greatest of each."""
     for name, values in given.items():
@@ -230,7 +243,7 @@ def _insist(cls: type, given: Mapping[str, np.ndarray], group: Mapping[str, Any]
                 options[key] = tuple(whole)
             else:
                 options[key] = bool(value) if isinstance(group[key], bool) else value
-        cls([torch.zeros(1)], **options)
+        _accepted(cls, tuple(options.items()))
 
 
 class Code:
