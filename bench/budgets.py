@@ -152,7 +152,7 @@ FULL = Budget(
     sweep_optimizers=("Adam", "SGD"),
     sweep_dtypes=("float64", "float32"),
     sweep_contenders=("ours", "batched", "alone", "optax"),
-    sweep_seconds=4.0,
+    sweep_seconds=6.0,
 )
 
 BUDGETS = {budget.name: budget for budget in (SMOKE, DEFAULT, FULL)}

@@ -26,7 +26,7 @@ from bench.timing import Arm, CpuStopwatch, Timing, measure
 
 KIND = "sweep_time"
 #: a GPU is not busy with less
-RUNS = {"cpu": 16_384, "cuda": 1 << 20}
+RUNS = {"cpu": 8192, "cuda": 1 << 20}
 STEPS = 250
 #: How far apart, in units of 1 + the size of a coordinate, nine in ten runs may end that make the same steps in another
 #: order of additions. The tenth is left out because Adam makes steps of full length along gradients that are nothing
