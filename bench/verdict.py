@@ -65,6 +65,11 @@ def parity(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     return found
 
 
+def left_out(cells: int) -> str:
+    """What a geometric mean does not speak of, or nothing."""
+    return f"; {count(cells, 'cell')} without an interval {'is' if cells == 1 else 'are'} left out" if cells else ""
+
+
 def loss_parity(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     """How many checks of our losses agree with torch in float64."""
     rows = rows_of(tables, "loss_parity", ("loss", "reduction", "dtype", "status"))
@@ -93,8 +98,10 @@ def sweep_speed(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
         said = []
         for contender, here in there.groupby("contender", sort=False):
             mean, low, high = geometric_mean(*(here[column] for column in RATIO))
-            if here[list(RATIO)].notna().all(axis=1).any():
-                said.append(f"{SWEEPS.get(contender, contender)} {times(mean)} ({span(low, high)})")
+            used = int(here[list(RATIO)].notna().all(axis=1).sum())
+            if used:
+                whose = left_out(len(here) - used)
+                said.append(f"{SWEEPS.get(contender, contender)} {times(mean)} ({span(low, high)}{whose})")
         if said:
             text = f"A step of a run in a sweep takes, in times of ours on {device} in {dtype}: {', '.join(said)}"
             found.append(Sentence(PLAIN, f"{text} (geometric mean)."))
@@ -160,11 +167,9 @@ def overall(tables: dict[str, pd.DataFrame], cells: pd.DataFrame) -> list[Senten
             "slower": f"{times(1 / mean)} ({span(1 / high, 1 / low)}) slower than",
             "even": f"as fast ({times(mean)}, {span(low, high)}) as",
         }[word]
-        absent = len(planned) - used
-        left_out = f"; {count(absent, 'cell')} without an interval {'is' if absent == 1 else 'are'} left out"
         text = (
             f"Over {count(used, 'cell')} on {device} our steps are {compared} the best of torch's for-loop, foreach "
-            f"and fused (geometric mean{left_out if absent else ''})."
+            f"and fused (geometric mean{left_out(len(planned) - used)})."
         )
         found.append(Sentence({"faster": GOOD, "slower": BAD, "even": PLAIN}[word], text))
     return found

@@ -27,9 +27,15 @@ LANES, WARPS = 128, 4
 
 
 @functools.cache
+def step_of(algorithm: Algorithm, present: tuple[bool, ...], real: str) -> Step:
+    """An optimizer's step, whose options all come as columns."""
+    return Step(algorithm, present, real, frozenset())
+
+
+@functools.cache
 def module(function: Function, algorithm: Algorithm, present: tuple[bool, ...], real: str) -> ModuleType:
     """The generated module of one optimizer on one function."""
-    text = cuda_source.source(function, Step(algorithm, present, real, frozenset()))
+    text = cuda_source.source(function, step_of(algorithm, present, real))
     used = [inspect.getsource(one) for one in (triton_dialect, triton_math, triton_names)]
     return generate.load(text, "sweep_cuda", triton.__version__, *used)
 
@@ -59,7 +65,7 @@ def sweep(
     columns |= {"lowest": engine._array(low, len(starts)), "highest": engine._array(high, len(starts))}
     parts = []
     for present, chosen in groups.items():
-        step = Step(cls.algorithm, present, dtype, frozenset())
+        step = step_of(cls.algorithm, present, dtype)
         rows = [columns[name][chosen] for name in [*step.common, "highest", "lowest"]] + [*starts[chosen].T]
         kernel = module(function, cls.algorithm, present, dtype).kernel
         aims = targets[chosen].T

@@ -99,7 +99,10 @@ def sweep(
     """
     starts, targets = checked(function, starts, steps, every, targets)
     columns, groups = _columns(cls, options, len(starts))
-    arrays = {"starts": starts, "targets": targets, "seeds": _seeds(seeds, len(starts))}
+    arrays = {"starts": starts, "targets": targets}
+    seeds = _seeds(seeds, len(starts))
+    if function.disturbance is not None:
+        arrays["seeds"] = seeds
     if bounds is not None:
         arrays |= {name: _array(bound, len(starts)) for name, bound in zip(("lowest", "highest"), bounds, strict=True)}
     parts = []
@@ -283,7 +286,7 @@ class Code:
 def _run(
     code: Code, columns: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray], steps: int, every: int
 ) -> Sweep:
-    """One compiled sweep; `arrays` are each run's start, targets and seed, and its bounds if it has some."""
+    """One compiled sweep; `arrays` are each run's start and targets, and its seed and bounds if it has some."""
     step, given = code.step, {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     runs, blocks = len(given["starts"]), -(-len(given["starts"]) // LANES)
     inputs = np.array([columns[name] for name in step.columns])

@@ -49,21 +49,11 @@ class OfRow:
         lse = None if self.pull is None else logits.logsumexp(class_dim(logits)).masked_fill(~kept, 0)
         return reduced(self.value(nll, lse, *constants), kept, reduction).to(input.dtype)
 
-    def fast(
-        self,
-        input: Tensor,
-        target: Tensor,
-        ignore_index: int,
-        reduction: str,
-        smoothing: float,
-        constants: tuple[float, ...],
-    ) -> Tensor | None:
-        """The loss by a kernel, or None where none fits."""
+    def fast(self, input: Tensor, target: Tensor, *options: Any) -> Tensor | None:
+        """The loss by a kernel, of the options of `plain`, or None where none fits."""
         if not on_cpu(input) or not unwatched_pair(input, target):
             return None
-        kernel = _kernel(
-            self, input.shape, input.dtype, target.shape, target.dtype, ignore_index, reduction, smoothing, constants
-        )
+        kernel = _kernel(self, input.shape, input.dtype, target.shape, target.dtype, *options)
         return None if kernel is None else by_kernel(kernel, input, target, None)
 
     def __call__(self, input: Tensor, target: Tensor, *options: Any) -> Tensor:

@@ -183,6 +183,11 @@ def test_the_definitions_need_no_more_of_jax_than_its_mathematics():
 def test_the_page_says_how_much_faster_a_sweep_is():
     (found,) = verdict.sweep_speed({"sweep_time": pd.DataFrame(example())})
     assert "torch over a batch 100× " in found.text and "optax 8.0× " in found.text and "cpu in float64" in found.text
+    assert "left out" not in found.text
+    rows = pd.DataFrame(example())
+    rows.loc[rows["contender"].eq("optax") & rows["function"].eq("ackley-10d"), "ratio_low"] = np.nan
+    (found,) = verdict.sweep_speed({"sweep_time": rows})
+    assert found.text.count("left out") == 1 and "; 2 cells without an interval are left out" in found.text
     assert verdict.sweep_speed({}) == []
 
 
