@@ -8,6 +8,9 @@ PYTHON ?= $(VENV)
 SETUP  := $(if $(filter $(VENV),$(PYTHON)),.venv/.installed)
 RUN    ?= results/latest
 CASES  ?= 100000
+# processes that share the tests, file by file; WORKERS=0 for none, as a debugger wants it
+WORKERS ?= auto
+TEST   := $(PYTHON) -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,16 +19,16 @@ bench: $(SETUP)  ## verify, time and race the optimizers; ARGS="--budget smoke|d
 	$(PYTHON) -m bench run $(ARGS)
 
 test: $(SETUP)  ## run the tests; ARGS="-k adam"
-	$(PYTHON) -m pytest $(ARGS)
+	$(TEST) $(ARGS)
 
 test-all: $(SETUP)  ## run the slow tests too
-	$(PYTHON) -m pytest -m "slow or not slow" $(ARGS)
+	$(TEST) -m "slow or not slow" $(ARGS)
 
 # what needs many processes, or only numbers, shows nothing about memory
 UNPOISONED := parity mutants triton triton_losses docstrings guard_pages threads
 
 test-poisoned: $(SETUP)  ## run the optimizers' tests with NaN in the memory that torch leaves uninitialised
-	$(PYTHON) -m pytest tests/optimizers --poison $(UNPOISONED:%=--ignore=tests/optimizers/test_%.py) $(ARGS)
+	$(TEST) tests/optimizers --poison $(UNPOISONED:%=--ignore=tests/optimizers/test_%.py) $(ARGS)
 
 soak: $(SETUP)  ## step random optimizers at random beside torch's, about half an hour; CASES=100000
 	SOAK_CASES=$(CASES) $(PYTHON) -m pytest tests/optimizers/test_soak.py $(ARGS)
