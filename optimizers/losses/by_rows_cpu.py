@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .vectors import Hinge, OfVectors
 
 #: elements of a piece, about; the fewest rows of one where classes lie apart; and pieces at most, where each has scratch
-PIECE, FEWEST_COLUMNS, MOST_PIECES = 16_384, 1024, 64
+PIECE, FEWEST_COLUMNS, MOST_PIECES = 65_536, 4096, 64
 
 class ByRows:
     """A loss of tensors of one shape with its options, as autograd takes it.
@@ -111,7 +111,7 @@ def multi_margin(
     plain: Callable[..., Tensor], shape: torch.Size, dtype: torch.dtype, reduction: str, hinge: Hinge, margin: float
 ) -> ByRows:
     """Of scores ``(N, C)``, classes, and weights of the classes."""
-    block = _block(HINGES + ONE_RIGHT, dtype, ("CLASSES",), _OF_CLASSES, hinge=hinge)
+    block = _block(HINGES + ONE_RIGHT, dtype, ("CLASSES",), _OF_CLASSES, hinge, "factor * slope")
     classes = shape[1]
     return ByRows(
         plain, block, shape[:1], dtype, reduction, unit=classes, tensors=3, words=(classes,), constants=(margin,)
@@ -126,7 +126,7 @@ def multilabel_margin(
     piece = max(1, PIECE // classes**2, -(-rows // MOST_PIECES))
     return ByRows(
         plain,
-        _block(HINGES + MANY_RIGHT, dtype, ("CLASSES", "PIECE"), ("INPUT", "TARGET"), hinge=hinge),
+        _block(HINGES + MANY_RIGHT, dtype, ("CLASSES", "PIECE"), ("INPUT", "TARGET"), hinge, "element(out, i) + slope"),
         shape[:1],
         dtype,
         reduction,
@@ -168,13 +168,18 @@ _OF_CLASSES = ("INPUT", "TARGET", "WEIGHT")
 
 @functools.cache
 def _block(
-    source: str, dtype: torch.dtype, words: tuple[str, ...], tensors: tuple[str, ...], hinge: Hinge | None = None
+    source: str,
+    dtype: torch.dtype,
+    words: tuple[str, ...],
+    tensors: tuple[str, ...],
+    hinge: Hinge | None = None,
+    slope: str = "",
 ) -> Any:
-    """The compiled block of a source that has names for its words and tensors."""
+    """The compiled block of a source that has names for its words and tensors; `slope` is what is kept of one."""
     names = _places(words, tensors, 1)
     if hinge:
         real = storage(generate.name(dtype))["REAL"]
-        names |= {"HINGE": typed(hinge[0], "hinge", real), "HINGE_SLOPE": typed(hinge[1], "hinge_slope", real)}
+        names |= {"SLOPE": slope, "HINGE": typed(hinge[0], "hinge", real), "HINGE_SLOPE": typed(hinge[1], "hinge_slope", real)}
     return _load(source, dtype, names)
 
 

@@ -131,8 +131,8 @@ def hinges(at, n, shift):
 
 
 @njit(**SUMS)
-def hinges_and_slopes(at, out, n, shift):
-    """Adds the slopes to `out`; the sums of both."""
+def hinges_and_slopes(at, out, n, shift, factor):
+    """Their sums; the slopes times `factor` go to `out`."""
     s = slopes = 0.0
     for begin in range(0, n, ${RUN}):
         part, part_of_slopes = ${REAL}(0), ${REAL}(0)
@@ -141,16 +141,10 @@ def hinges_and_slopes(at, out, n, shift):
             slope = hinge_slope(z)
             part += hinge(z)
             part_of_slopes += slope
-            set_element(out, i, element(out, i) + slope)
+            set_element(out, i, ${SLOPE})
         s += float64(part)
         slopes += float64(part_of_slopes)
     return s, slopes
-
-
-@njit(**OPTIONS)
-def scale_by(out, n, factor):
-    for i in range(n):
-        set_element(out, i, factor * element(out, i))
 
 
 @njit(**OPTIONS)
@@ -159,16 +153,12 @@ def rows(args, begin, end):
     values = ${VALUE} if ${EACH} else 0
     total = 0.0
     for r in range(begin, end):
-        to = out + ${SIZE} * n * r if out else 0
-        if to:
-            clear(to, n)
-        weight = weight_of(args, r) / n
-        loss = weight * row(args, at + ${SIZE} * n * r, to, n, r)
+        skip, weight = ${SIZE} * n * r, weight_of(args, r) / n
+        factor = ${REAL}(weight * upstream_of(args, r))
+        loss = weight * row(args, at + skip, out + skip if out else 0, n, r, factor)
         total += loss
         if values:
             set_element(values, r, ${REAL}(loss))
-        if to:
-            scale_by(to, n, ${REAL}(weight * upstream_of(args, r)))
     return total
 '''
 
@@ -188,15 +178,14 @@ def weight_of(args, r):
 
 
 @njit(**OPTIONS)
-def row(args, at, out, n, r):
+def row(args, at, out, n, r, factor):
     t = word(${TARGET}, r)
-    shift = ${REAL}(get_float64(word(args, 0), 3)) - element(at, t)
-    after = ${SIZE} * (t + 1)
+    shift, after = ${REAL}(get_float64(word(args, 0), 3)) - element(at, t), ${SIZE} * (t + 1)
     if not out:
         return hinges(at, t, shift) + hinges(at + after, n - t - 1, shift)
-    s, slopes = hinges_and_slopes(at, out, t, shift)
-    more, more_slopes = hinges_and_slopes(at + after, out + after, n - t - 1, shift)
-    set_element(out, t, ${REAL}(-slopes - more_slopes))
+    s, slopes = hinges_and_slopes(at, out, t, shift, factor)
+    more, more_slopes = hinges_and_slopes(at + after, out + after, n - t - 1, shift, factor)
+    set_element(out, t, ${REAL}(-float64(factor) * (slopes + more_slopes)))
     return s + more
 '''
 
@@ -216,7 +205,13 @@ def weight_of(args, r):
 
 
 @njit(**OPTIONS)
-def row(args, at, out, n, r):
+def scale_by(out, n, factor):
+    for i in range(n):
+        set_element(out, i, factor * element(out, i))
+
+
+@njit(**OPTIONS)
+def row(args, at, out, n, r, factor):
     """Right classes are at minus infinity where others are compared with them."""
     rights = ${TARGET} + 8 * n * r
     wrong = ${SCRATCH} + 8 * n * (r // ${PIECE})
@@ -226,16 +221,20 @@ def row(args, at, out, n, r):
     while k < n and word(rights, k) >= 0:
         set_element(wrong, word(rights, k), ${REAL}(-math.inf))
         k += 1
+    if out:
+        clear(out, n)
     total = 0.0
     for i in range(k):
         t = word(rights, i)
         shift = ${REAL}(1) - element(at, t)
         if out:
-            s, slopes = hinges_and_slopes(wrong, out, n, shift)
+            s, slopes = hinges_and_slopes(wrong, out, n, shift, factor)
             set_element(out, t, ${REAL}(float64(element(out, t)) - slopes))
         else:
             s = hinges(wrong, n, shift)
         total += s
+    if out:
+        scale_by(out, n, factor)
     return total
 '''
 

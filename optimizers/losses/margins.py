@@ -21,8 +21,8 @@ from .fused import MOST_SIZES, REDUCTIONS, Kernel, by_kernel, on, on_cpu, unwatc
 from .triples import MARGIN_RANKING
 from .vectors import COSINE, SWAPPED_TRIPLET, TRIPLET
 
-#: below this many scores torch's own loops over them take less time than the calls around a kernel
-SMALL = 256
+#: below this many scores, or in rows of fewer, torch's own loops over them take less time than a kernel and its call
+SMALL, SHORT = 4096, 8
 
 
 def margin_ranking_loss(input1, input2, target, margin=0, size_average=None, reduce=None, reduction="mean") -> Tensor:
@@ -61,7 +61,8 @@ def multi_margin_loss(
     `torch.nn.functional.multi_margin_loss`.
     """
     if (
-        size_average is None
+        input.numel() >= SMALL
+        and size_average is None
         and reduce is None
         and _takes(input, target, reduction)
         and (weight is None or is_weight(weight, input))
@@ -78,7 +79,7 @@ def multilabel_margin_loss(input, target, size_average=None, reduce=None, reduct
     `target` names the right labels in its first places, and ends them with -1. Source: Crammer and Singer, "A family of
     additive online algorithms for category ranking", JMLR 3 (2003). See `torch.nn.functional.multilabel_margin_loss`.
     """
-    if size_average is None and reduce is None and _takes(input, target, reduction):
+    if input.numel() >= SMALL and size_average is None and reduce is None and _takes(input, target, reduction):
         kernel = _multilabel_margin(input.shape, input.dtype, target.shape, target.dtype, reduction)
         if kernel is not None:
             return by_kernel(kernel, input, target)
@@ -146,8 +147,12 @@ HINGES = {1: (hinge, hinge_slope), 2: (squared_hinge, squared_hinge_slope)}
 
 
 def _takes(input: Tensor, target: Tensor, reduction: str) -> bool:
-    """Whether a kernel may read scores and classes, and is faster than torch."""
-    return reduction in REDUCTIONS and unwatched_pair(input, target) and on_cpu(input) and input.numel() >= SMALL
+    """Whether a kernel may read scores and classes."""
+    return reduction in REDUCTIONS and unwatched_pair(input, target) and on_cpu(input)
+
+
+def _is_scores(shape: torch.Size, dtype: torch.dtype) -> bool:
+    return dtype in SINGLE_AND_DOUBLE and len(shape) == 2 and shape[0] > 0 and shape[1] >= SHORT
 
 
 @functools.lru_cache(MOST_SIZES)
@@ -161,9 +166,9 @@ def _multi_margin(
     margin: float,
 ) -> Kernel | None:
     """The kernel for tensors of such shapes and dtypes with these options; None where torch is asked."""
-    if dtype not in SINGLE_AND_DOUBLE or len(shape) != 2 or shape.numel() == 0 or target_dtype != torch.int64:
+    if not _is_scores(shape, dtype) or (target_shape, target_dtype) != (shape[:1], torch.int64):
         return None
-    if target_shape != shape[:1] or p not in HINGES or not isinstance(margin, (int, float)):
+    if p not in HINGES or not isinstance(margin, (int, float)):
         return None
 
     def plain(input, target, weight):
@@ -177,9 +182,7 @@ def _multilabel_margin(
     shape: torch.Size, dtype: torch.dtype, target_shape: torch.Size, target_dtype: torch.dtype, reduction: str
 ) -> Kernel | None:
     """The same."""
-    if dtype not in SINGLE_AND_DOUBLE or len(shape) != 2 or shape.numel() == 0:
-        return None
-    if (target_shape, target_dtype) != (shape, torch.int64):
+    if not _is_scores(shape, dtype) or (target_shape, target_dtype) != (shape, torch.int64):
         return None
     plain = functools.partial(F.multilabel_margin_loss, reduction=reduction)
     return on(torch.device("cpu"), "by_rows_").multilabel_margin(plain, shape, dtype, reduction, HINGES[1])

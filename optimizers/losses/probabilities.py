@@ -17,8 +17,9 @@ from .cross_entropy import is_weight
 from .fused import MOST_SIZES, REDUCTIONS, Kernel, by_kernel, on, on_cpu, unwatched_pair
 from .triples import GAUSSIAN_NLL
 
-#: below this many rows and log-probabilities torch's own loops take less time than the calls around a kernel
-FEW, SMALL = 1024, 65_536
+#: below this many rows torch's own loops take less time than the calls around a kernel, and below this many
+#: log-probabilities, which take 32 MB, the memory of the last gradient is at hand and no fresh pages have to be cleared
+FEW, SMALL = 16_384, 1 << 23
 
 
 def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean") -> Tensor:
@@ -29,10 +30,10 @@ def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, r
     gathers the values; a GPU is left to torch. See `torch.nn.functional.nll_loss`.
     """
     if (
-        size_average is None
+        (input.numel() >= SMALL or target.numel() >= FEW)
+        and size_average is None
         and reduce is None
         and reduction in REDUCTIONS
-        and (input.numel() >= SMALL or target.numel() >= FEW)
         and unwatched_pair(input, target)
         and on_cpu(input)
         and (weight is None or is_weight(weight, input))
