@@ -19,15 +19,17 @@ from .cpu import HEAD, RUN, STAGES, Job, math_source
 if TYPE_CHECKING:
     from .vectors import Hinge, OfVectors
 
-#: elements of a piece, about; the fewest rows of one where classes lie apart; and pieces at most, where each has scratch
-PIECE, FEWEST_COLUMNS, MOST_PIECES = 65_536, 4096, 64
+#: elements of a piece, about, and of one that is little more than cleared, and the fewest rows of that where classes
+#: lie apart; pieces at most, where each has scratch
+PIECE, CLEARED, FEWEST_COLUMNS, MOST_PIECES = 16_384, 65_536, 4096, 64
+
 
 class ByRows:
     """A loss of tensors of one shape with its options, as autograd takes it.
 
     plain: the loss by torch, of the tensors.
-    rows: the shape of what each row gives. like: a tensor of the dtype. unit: elements of a row.
-    words, constants, scratch: what the block adds. gradients: of how many tensors it makes them, the first ones.
+    rows: the shape of what all rows give. unit: elements of a row. words, constants, scratch: what the block adds to a
+    job. gradients: of how many of the tensors it makes them, the first ones.
     """
 
     def __init__(
@@ -47,8 +49,7 @@ class ByRows:
         scratch: int = 0,
     ):
         self._plain, self.gradients = plain, gradients
-        self.each = reduction == "none"
-        self.like = torch.empty(rows if self.each else (), dtype=dtype)
+        self.each, self.rows, self.like = reduction == "none", rows, torch.empty((), dtype=dtype)
         self.large = rows.numel() * unit * dtype.itemsize >= memory.ASK_FROM
         self.job = Job(
             block,
@@ -65,7 +66,7 @@ class ByRows:
         return self._plain(*tensors)
 
     def forward(self, tensors: Sequence[Tensor | None], wanted: Sequence[bool]):
-        value = torch.empty_like(self.like)
+        value = self.like.new_empty(self.rows) if self.each else torch.empty_like(self.like)
         outs = [None] * len(tensors) if self.each else self._outs(tensors, wanted)
         if self._run(1.0, value.data_ptr(), 0, tensors, outs):
             return self._plain(*tensors), None  # torch refuses it, in its own words
@@ -103,7 +104,7 @@ def nll(
         unit=classes,
         tensors=3,
         words=(classes, ignore_index, apart),
-        piece=max(1 if apart == 1 else FEWEST_COLUMNS, PIECE // classes),
+        piece=max(1 if apart == 1 else FEWEST_COLUMNS, CLEARED // classes),
     )
 
 
@@ -179,7 +180,11 @@ def _block(
     names = _places(words, tensors, 1)
     if hinge:
         real = storage(generate.name(dtype))["REAL"]
-        names |= {"SLOPE": slope, "HINGE": typed(hinge[0], "hinge", real), "HINGE_SLOPE": typed(hinge[1], "hinge_slope", real)}
+        names |= {
+            "SLOPE": slope,
+            "HINGE": typed(hinge[0], "hinge", real),
+            "HINGE_SLOPE": typed(hinge[1], "hinge_slope", real),
+        }
     return _load(source, dtype, names)
 
 
@@ -235,5 +240,7 @@ def _places(words: tuple[str, ...], tensors: tuple[str, ...], gradients: int) ->
 
 
 def _load(source: str, dtype: torch.dtype, names: dict[str, str]) -> Any:
-    text = Template(HEAD + source + BLOCK).substitute(storage(generate.name(dtype)) | STAGES | {"RUN": str(RUN)} | names)
+    text = Template(HEAD + source + BLOCK).substitute(
+        storage(generate.name(dtype)) | STAGES | {"RUN": str(RUN)} | names
+    )
     return generate.load(text, "by_rows", math_source(), *generate.numba_ingredients()).block

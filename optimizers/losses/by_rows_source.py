@@ -14,7 +14,7 @@ from __future__ import annotations
 from .cross_entropy_source import TARGETS
 
 #: after what a source defines
-BLOCK = '''
+BLOCK = """
 
 @cfunc("intp(intp, intp, intp, intp, intp)", cache=True, **OPTIONS)
 def block(args, begin, end, sums, stage):
@@ -25,7 +25,7 @@ def block(args, begin, end, sums, stage):
     elif ${VALUE} and not ${EACH}:
         set_element(${VALUE}, 0, get_float64(sums, 0) * get_float64(word(args, 0), 2))
     return 0
-'''
+"""
 
 #: before it
 SCALES = '''
@@ -36,9 +36,8 @@ def set_scales(args, n):
     numbers = word(args, 0)
     gradient_scale, value_scale = get_float64(numbers, 0), 1.0
     if ${MEAN}:
-        # over nothing: nan, with a gradient of 0
-        value_scale = 1 / n if n != 0 else math.nan
-        gradient_scale = gradient_scale / n if n != 0 else 0.0
+        value_scale = 1 / n  # over nothing: infinite, which makes nan of the sum of nothing, as in torch
+        gradient_scale /= n
     set_float64(numbers, 1, gradient_scale)
     set_float64(numbers, 2, value_scale)
 
@@ -52,7 +51,10 @@ def upstream_of(args, r):
 
 #: further words: classes, ignored class, elements between one class and the next; tensors: log-probabilities, classes,
 #: weights of the classes
-NLL = TARGETS + SCALES + '''
+NLL = (
+    TARGETS
+    + SCALES
+    + '''
 
 @njit(**OPTIONS)
 def prepare(args, n):
@@ -107,9 +109,13 @@ def rows(args, begin, end):
         begin += n
     return total
 '''
+)
 
 #: of scores; `hinge` and `hinge_slope` are of what a wrong class is above a right one, plus the margin
-HINGES = TARGETS + SCALES + '''
+HINGES = (
+    TARGETS
+    + SCALES
+    + '''
 
 @njit(**OPTIONS)
 ${HINGE}
@@ -161,9 +167,10 @@ def rows(args, begin, end):
             set_element(values, r, ${REAL}(loss))
     return total
 '''
+)
 
 #: further words: classes; tensors: scores, classes, weights of the classes; constants: margin
-ONE_RIGHT = '''
+ONE_RIGHT = """
 
 @njit(**OPTIONS)
 def prepare(args, n):
@@ -187,7 +194,7 @@ def row(args, at, out, n, r, factor):
     more, more_slopes = hinges_and_slopes(at + after, out + after, n - t - 1, shift, factor)
     set_element(out, t, ${REAL}(-float64(factor) * (slopes + more_slopes)))
     return s + more
-'''
+"""
 
 #: further words: classes, rows that share scratch; tensors: scores, right classes up to the first that is -1
 MANY_RIGHT = '''
@@ -238,21 +245,24 @@ def row(args, at, out, n, r, factor):
     return total
 '''
 
-LABELS = '''
+LABELS = """
 
 @njit(**OPTIONS)
 def label_of(args, r):
     labels = ${LABEL}
     return float64(word(labels, r)) if ${INTEGERS} else float64(element(labels, r))
-'''
+"""
 
 #: `terms` of a row's elements are summed; `loss` makes of the sums the value and the slope of each sum, and `pull<k>`
 #: of these the slope of an element of the vector k. Further words: length of a vector, whether labels are integers
-VECTORS = '''
+VECTORS = (
+    """
 import math
 
 INLINE = {**OPTIONS, "forceinline": True}
-''' + SCALES + '''
+"""
+    + SCALES
+    + """
 
 ${FUNCTIONS}
 
@@ -296,4 +306,5 @@ def rows(args, begin, end):
             ${SCALED}
             ${PULL}
     return total
-'''
+"""
+)

@@ -43,7 +43,7 @@ class OfVectors:
         label: Tensor | None,
         reduction: str,
         constants: tuple[float, ...],
-        plain: Callable[..., Tensor],
+        plain: Callable[..., Callable[..., Tensor]],
     ) -> Tensor | None:
         """The loss by a kernel, or None where none fits.
 
@@ -63,7 +63,7 @@ class OfVectors:
 @functools.lru_cache(MOST_SIZES)
 def _kernel(
     loss: OfVectors,
-    plain: Callable[..., Tensor],
+    plain: Callable[..., Callable[..., Tensor]],
     shape: torch.Size,
     dtype: torch.dtype,
     labels: tuple[torch.Size, torch.dtype] | None,

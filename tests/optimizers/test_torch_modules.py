@@ -14,6 +14,8 @@ from torch.testing._internal.common_modules import module_db
 from optimizers import losses
 from optimizers.losses import elementwise
 
+from .agreement import by_rows_for_the_smallest
+
 CLASSES = [name for name in dir(torch.nn) if name.endswith("Loss")]
 FUNCTIONS = [name for name in dir(functional) if name.endswith("_loss") or "cross_entropy" in name or name == "kl_div"]
 INFOS = {info.module_cls.__name__: info for info in module_db if info.module_cls.__name__ in losses.__all__}
@@ -27,7 +29,8 @@ def kernels_for_the_smallest(monkeypatch):
     module = importlib.import_module("optimizers.losses.cross_entropy")
     monkeypatch.setattr(module, "_pays", lambda *args: True)
     module._kernel.cache_clear()
-    yield
+    with by_rows_for_the_smallest():
+        yield
     module._kernel.cache_clear()
 
 
