@@ -14,8 +14,8 @@ EMPTY = "No loss gave a time."
 READING = (
     "One panel per loss: the median time of forward and backward pass together, in microseconds, against the number of "
     "predictions, both logarithmic; the band spans the quartiles. Lower is faster. Losses of classes are shown at "
-    "rows × classes of logits, as bars between the quartiles, for such sizes lie on no line. "
-    "Contenders took turns in one run."
+    "rows × classes of logits, and those of vectors at vectors × their length, as bars between the quartiles, for such "
+    "sizes lie on no line. Contenders took turns in one run."
 )
 
 

@@ -126,13 +126,31 @@ def test_modules_without_inputs_of_torchs_pass_their_options_on(name, options, r
     assert not torch.equal(values[0][0], getattr(losses, name)(reduction=reduction)(A, B, C))
 
 
-def test_adaptive_softmax_is_torchs():
-    ours, theirs = (home.AdaptiveLogSoftmaxWithLoss(16, 10, [3, 6]) for home in (losses, torch.nn))
+@pytest.mark.parametrize(
+    "target", [[0, 1, 3, 5, 6, 9, 2], [0, 1, 2, 1], [9, 8, 6], [4], []], ids=["all", "head", "last", "one", "none"]
+)
+def test_adaptive_softmax_is_torchs(target):
+    ours, theirs = (home.AdaptiveLogSoftmaxWithLoss(16, 10, [3, 6], head_bias=True) for home in (losses, torch.nn))
     theirs.load_state_dict(ours.state_dict())
-    x, target = torch.randn(7, 16, generator=DATA), torch.tensor([0, 1, 3, 5, 6, 9, 2])
-    got, goal = ours(x, target), theirs(x, target)
-    torch.testing.assert_close((got.output, got.loss), (goal.output, goal.loss))
-    with pytest.raises(RuntimeError, match="Target values should be in"):
-        ours(x, target + 5)
+    x, target, answers = torch.randn(len(target), 16, generator=DATA), torch.tensor(target, dtype=torch.int64), []
+    for module in (ours, theirs):
+        given = x.clone().requires_grad_()
+        output, loss = module(given, target)
+        slopes = torch.autograd.grad(
+            loss + (output * output).sum(), [given, *module.parameters()], allow_unused=True, materialize_grads=True
+        )
+        answers.append((output, loss, *slopes))
+    torch.testing.assert_close(*answers, equal_nan=True)
+    assert type(ours(x, target)) is type(theirs(x, target))
+
+
+def test_adaptive_softmax_refuses_what_torchs_does():
+    ours, x, target = losses.AdaptiveLogSoftmaxWithLoss(16, 10, [3, 6]), torch.zeros(2, 16), torch.tensor([0, 9])
+    assert ours(x[0], target[1]).output.shape == ()
+    for off in (-1, 1):
+        with pytest.raises(RuntimeError, match="Target values should be in"):
+            ours(x, target + off)
+    with pytest.raises(RuntimeError, match="same size in the batch dimension"):
+        ours(x, target[:1])
     with pytest.raises(ValueError, match="cutoffs should be a sequence of unique, positive"):
         losses.AdaptiveLogSoftmaxWithLoss(16, 10, [6, 3])
