@@ -40,6 +40,7 @@ SIZES = ELEMENTS | LOGITS | VECTORS
 # What is verified: large enough that a kernel takes it, and no multiple of a vector register or a block. Rows of logits
 # up to 64 classes are taken together, longer ones alone.
 VERIFIED_ELEMENTS, VERIFIED_LOGITS, VERIFIED_VECTORS = ((65_573,),), ((1025, 10), (67, 1003)), ((67, 33), (129, 300))
+VERIFIED_SCORES = ((411, 10), (67, 103))  # what torch adds up one number after the other would be off itself
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -71,6 +72,7 @@ class Loss:
     reductions: tuple[str, ...] = ("none", "mean", "sum")
     liger: str = ""  # the name of Liger's function, which exists on CUDA only
     dtypes: tuple[str, ...] = DTYPES  # those that the reference takes
+    scores: bool = False  # the reference adds up all that a row gives, one after the other
 
     @property
     def of_classes(self) -> bool:
@@ -89,6 +91,8 @@ class Loss:
 
     @property
     def verified_shapes(self) -> tuple[tuple[int, ...], ...]:
+        if self.scores:
+            return VERIFIED_SCORES
         return VERIFIED_VECTORS if self.others else VERIFIED_LOGITS if self.of_classes else VERIFIED_ELEMENTS
 
     @property
@@ -270,6 +274,7 @@ LOSSES: dict[str, Loss] = {
             "class",
             ("value", "gradient"),
             dtypes=DTYPES[:2],
+            scores=True,
         ),
         Loss(
             "multilabel_margin_loss",
@@ -278,6 +283,7 @@ LOSSES: dict[str, Loss] = {
             "classes",
             ("value", "gradient"),
             dtypes=DTYPES[:2],
+            scores=True,
         ),
         _of_vectors("cosine_embedding_loss", "vector", labelled=True, margin=-0.1),
         _of_vectors("triplet_margin_loss", "two vectors"),
