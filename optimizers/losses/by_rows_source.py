@@ -5,8 +5,8 @@ constants), whether each row is asked for, whether the mean is, what the loss it
 upstream gradients, tensors and gradients, 0 for what there is not; at last scratch, and the number of rows. They have
 names in capitals.
 
-A source has `prepare`, which sets the scales or answers which row is wrong, counted from 1, and `rows`, which writes
-values and gradients of some rows and answers the sum of the values.
+A source has `prepare`, which sets the scales and answers whether a target is no class, and `rows`, which writes values
+and gradients of some rows and answers the sum of the values.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ NLL = (
 @njit(**OPTIONS)
 def prepare(args, n):
     classes, ignored, target_at, weight_at = ${CLASSES}, ${IGNORED}, ${TARGET}, ${WEIGHT}
-    if strangers(target_at, n, classes, ignored):
+    if strangers(target_at, n, classes, ignored):  # whose weights must not be looked up
         return 1
     if weight_at:
         set_scales(args, weight_of_targets(target_at, weight_at, n, ignored))
