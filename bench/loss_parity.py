@@ -49,10 +49,11 @@ def cells(budget: Budget, device: str, losses: list[str], problems: list[str] | 
             KIND,
             device,
             name,
-            {"name": "verify", "dtypes": list(budget.loss_dtypes), "seed": seed},
-            EXPECTED_SECONDS_PER_DTYPE * len(budget.loss_dtypes),
+            {"name": "verify", "dtypes": dtypes, "seed": seed},
+            EXPECTED_SECONDS_PER_DTYPE * len(dtypes),
         )
         for name in losses
+        for dtypes in [[dtype for dtype in budget.loss_dtypes if dtype in LOSSES[name].dtypes]]
     ]
 
 

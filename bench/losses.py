@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 IGNORED = -100  # the class index that counts for nothing, torch's default
 SHARE_IGNORED = 0.1
 
-# What is timed: elements, or rows x classes.
+# What is timed: elements, rows x classes, or vectors x their length.
 ELEMENTS: dict[str, tuple[int, ...]] = {"4Ki": (4096,), "64Ki": (65_536,), "1Mi": (1 << 20,), "4Mi": (1 << 22,)}
 LOGITS: dict[str, tuple[int, ...]] = {
     "64x10": (64, 10),
@@ -34,11 +34,19 @@ LOGITS: dict[str, tuple[int, ...]] = {
     "512x1000": (512, 1000),
     "1024x32000": (1024, 32_000),
 }
-SIZES = ELEMENTS | LOGITS
+VECTORS: dict[str, tuple[int, ...]] = {"64x64": (64, 64), "4096x256": (4096, 256)}
+SIZES = ELEMENTS | LOGITS | VECTORS
 
 # What is verified: large enough that a kernel takes it, and no multiple of a vector register or a block. Rows of logits
 # up to 64 classes are taken together, longer ones alone.
-VERIFIED_ELEMENTS, VERIFIED_LOGITS = ((65_573,),), ((1025, 10), (67, 1003))
+VERIFIED_ELEMENTS, VERIFIED_LOGITS, VERIFIED_VECTORS = ((65_573,),), ((1025, 10), (67, 1003)), ((67, 33), (129, 300))
+VERIFIED_SCORES = ((411, 10), (67, 103))  # what torch adds up one number after the other would be off itself
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+OTHERS = {"vector": 1, "two vectors": 2}
+MOST_RIGHT = 3  # classes of an example that has several
 
 
 @dataclass(frozen=True)
@@ -63,20 +71,29 @@ class Loss:
     )  # the reductions that torch itself is not asked for
     reductions: tuple[str, ...] = ("none", "mean", "sum")
     liger: str = ""  # the name of Liger's function, which exists on CUDA only
+    dtypes: tuple[str, ...] = DTYPES  # those that the reference takes
+    scores: bool = False  # the reference adds up all that a row gives, one after the other
 
     @property
     def of_classes(self) -> bool:
         """Whether it takes rows of logits and class indices."""
-        return self.target in ("class", "class or ignored")
+        return self.target in ("class", "class or ignored", "classes")
+
+    @property
+    def others(self) -> int:
+        """How many vectors each vector is compared with; 0 for losses of anything else."""
+        return OTHERS.get(self.target, 0)
 
     @property
     def sizes(self) -> Mapping[str, tuple[int, ...]]:
         """The sizes it can be timed on."""
-        return LOGITS if self.of_classes else ELEMENTS
+        return VECTORS if self.others else LOGITS if self.of_classes else ELEMENTS
 
     @property
     def verified_shapes(self) -> tuple[tuple[int, ...], ...]:
-        return VERIFIED_LOGITS if self.of_classes else VERIFIED_ELEMENTS
+        if self.scores:
+            return VERIFIED_SCORES
+        return VERIFIED_VECTORS if self.others else VERIFIED_LOGITS if self.of_classes else VERIFIED_ELEMENTS
 
     @property
     def average(self) -> str:
@@ -99,9 +116,9 @@ def least_bytes(loss: Loss, elements: int, itemsize: int) -> int:
 
     Elementwise that is prediction, target and gradient: 12 an element in float32. Of logits it is the logits and their
     gradient, 8 a logit: a row stays in the cache between the sum of its exponentials and its gradient. The class
-    indices are a thousandth of it, and left out.
+    indices are a thousandth of it, and left out. Of vectors it is all of them, and the gradient of the first.
     """
-    return (2 if loss.of_classes else 3) * elements * itemsize
+    return (2 if loss.of_classes else 2 + max(1, loss.others)) * elements * itemsize
 
 
 def formula(elementwise: Callable[..., Tensor], **constants: float) -> Function:
@@ -190,6 +207,27 @@ def _of_torch(name: str, target: str, *cancels: str, of: str = "", **options: An
     return Loss(name, mine, theirs, target, cancels)
 
 
+@functools.cache
+def _labels(n: int, device: torch.device) -> Tensor:
+    """1 and -1, one after the other."""
+    return 1 - 2 * (torch.arange(n, device=device) % 2)
+
+
+def _of_vectors(name: str, target: str, *, labelled: bool = False, **options: Any) -> Loss:
+    """A loss that has one name here and in torch, of the first of two or three vectors."""
+
+    def bound(module: Any) -> Function:
+        function = functools.partial(getattr(module, name), **options)
+
+        def loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+            labels = (_labels(len(input), input.device),) if labelled else ()
+            return function(input, *target.unbind(), *labels, reduction=reduction)
+
+        return loss
+
+    return Loss(name, bound(ours), bound(F), target, ("value", "gradient"))
+
+
 def _own(name: str, plain: Callable[..., Tensor], target: str, *cancels: str, **constants: float) -> Loss:
     """A loss that torch does not have, with the formula of its elements."""
     mine = functools.partial(getattr(ours, name), **constants)
@@ -229,6 +267,26 @@ LOSSES: dict[str, Loss] = {
         ),
         Loss("cross_entropy_ignoring", ours.cross_entropy, F.cross_entropy, "class or ignored", ("value", "hits")),
         Loss("nll_loss", ours.nll_loss, F.nll_loss, "class", by_kernel=()),
+        Loss(
+            "multi_margin_loss",
+            ours.multi_margin_loss,
+            F.multi_margin_loss,
+            "class",
+            ("value", "gradient"),
+            dtypes=DTYPES[:2],
+            scores=True,
+        ),
+        Loss(
+            "multilabel_margin_loss",
+            ours.multilabel_margin_loss,
+            F.multilabel_margin_loss,
+            "classes",
+            ("value", "gradient"),
+            dtypes=DTYPES[:2],
+            scores=True,
+        ),
+        _of_vectors("cosine_embedding_loss", "vector", labelled=True, margin=-0.1),
+        _of_vectors("triplet_margin_loss", "two vectors"),
         _of_rows("softmax_focal_loss", _softmax_focal, gamma=2.0),
         _of_rows("z_loss_cross_entropy", _z_loss, z=1e-2),
         _of_rows("poly1_cross_entropy", _poly1, epsilon=1.0),
@@ -271,6 +329,13 @@ def draw(loss: Loss, shape: tuple[int, ...], dtype: str, seed: int) -> tuple[Arr
     """
     random = np.random.default_rng(seed)
     wide = random.standard_normal(shape) * 10.0 ** random.uniform(-2, 1, shape)
+    if loss.others:
+        others = random.standard_normal((loss.others, *shape))
+        return rounded(random.standard_normal(shape), dtype), rounded(others, dtype)
+    if loss.target == "classes":
+        right = random.integers(0, shape[1], shape)
+        right[:, MOST_RIGHT:] = -1
+        return rounded(4 * random.standard_normal(shape), dtype), right.astype(np.float64)
     if loss.of_classes:
         classes = random.integers(0, shape[1], shape[0])
         if loss.target == "class or ignored":

@@ -14,8 +14,8 @@ EMPTY = "No loss gave a time."
 READING = (
     "One panel per loss: the median time of forward and backward pass together, in microseconds, against the number of "
     "predictions, both logarithmic; the band spans the quartiles. Lower is faster. Losses of classes are shown at "
-    "rows × classes of logits, as bars between the quartiles, for such sizes lie on no line. "
-    "Contenders took turns in one run."
+    "rows × classes of logits, and those of vectors at vectors × their length, as bars between the quartiles, for such "
+    "sizes lie on no line. Contenders took turns in one run."
 )
 
 
@@ -51,7 +51,7 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
         if of_classes(here):
             axis.set_xticks(range(len(sizes(here))), [size.replace("x", "\n×") for size in sizes(here)])
             axis.set_xlim(-0.5, len(sizes(here)) - 0.5)
-            axis.set_xlabel("size (rows × classes)")
+            axis.set_xlabel("size (rows × columns)")
         else:
             style.log_axis(axis, "x", here["elements"].min() / 1.6, here["elements"].max() * 1.6)
             axis.set_xlabel("size (elements)")
@@ -61,7 +61,7 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
 
 
 def of_classes(panel: pd.DataFrame) -> bool:
-    """Whether a panel's sizes are rows x classes."""
+    """Whether a panel's sizes are rows x classes, or vectors x their length."""
     return panel["size"].str.contains("x").all()
 
 

@@ -51,7 +51,7 @@ def cross_entropy(
         and reduction in REDUCTIONS
         and unwatched_pair(input, target)
         and ((cpu := on_cpu(input)) or input.numel() >= SMALL or target.numel() >= FEW)
-        and (weight is None or _is_weight(weight, input))
+        and (weight is None or is_weight(weight, input))
     ):
         kernel = _kernel(
             input.shape, input.dtype, target.shape, target.dtype, cpu, ignore_index, reduction, label_smoothing
@@ -71,7 +71,7 @@ def _check_targets(input: Tensor, target: Tensor, ignore_index: int) -> None:
         raise IndexError(f"Target {int(bad[0])} is out of bounds.")
 
 
-def _is_weight(weight: Tensor, input: Tensor) -> bool:
+def is_weight(weight: Tensor, input: Tensor) -> bool:
     """Whether a kernel may read the weights of the classes of an input."""
     return (
         type(weight) in PLAIN_TYPES

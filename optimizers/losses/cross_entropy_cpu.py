@@ -16,7 +16,7 @@ from ..executors.sources import storage, typed
 from . import memory
 from .cpu import HEAD, STAGES, Job, math_source
 from .cross_entropy_columns import COLUMNS
-from .cross_entropy_source import COMMON, MIXTURES, ROWS
+from .cross_entropy_source import COMMON, MIXTURES, ROWS, TARGETS
 from .fused import MOST_SIZES
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _block(
         "TOGETHER": str(together),
         "IN_PLACE": str(kind in ("float32", "float64")),
     }
-    text = Template(HEAD + COMMON + source).substitute(names | _of_row(of_row, constants))
+    text = Template(HEAD + TARGETS + COMMON + source).substitute(names | _of_row(of_row, constants))
     return generate.load(text, "cross_entropy", math_source(), *generate.numba_ingredients()).block
 
 

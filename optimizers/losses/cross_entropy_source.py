@@ -7,11 +7,51 @@ targets, class weights, losses, gradient and upstream gradients; at last scratch
 
 from __future__ import annotations
 
-#: what all kernels share, those over columns too
-COMMON = '''
+#: what all kernels that read classes share
+TARGETS = '''
 import math
 
-from numba import int32, int64, uint32, uint64
+from numba import int64
+
+
+@njit(**OPTIONS)
+def clear(out, n):
+    for i in range(n):
+        set_element(out, i, ${REAL}(0))
+
+
+@njit(**OPTIONS)
+def strangers(target_at, rows, classes, ignored):
+    """How many targets are neither a class nor ignored."""
+    n = 0
+    for r in range(rows):
+        t = word(target_at, r)
+        n += int64((t != ignored) & ((t < 0) | (t >= classes)))
+    return n
+
+
+@njit(**OPTIONS)
+def counted(target_at, rows, ignored):
+    n = 0
+    for r in range(rows):
+        n += int64(word(target_at, r) != ignored)
+    return float64(n)
+
+
+@njit(**OPTIONS)
+def weight_of_targets(target_at, weight_at, rows, ignored):
+    s = 0.0
+    for r in range(rows):
+        t = word(target_at, r)
+        if t != ignored:
+            s += float64(element(weight_at, t))
+    return s
+'''
+
+#: what all kernels share, those over columns too
+COMMON = '''
+
+from numba import int32, uint32, uint64
 
 INLINE = {**OPTIONS, "forceinline": True}
 IN_PLACE = ${IN_PLACE}
@@ -111,40 +151,6 @@ def probabilities(at, out, n, lse, factor, shift):
 def subtract_weights(weight_at, out, n, factor):
     for i in range(n):
         set_element(out, i, element(out, i) - factor * element(weight_at, i))
-
-
-@njit(**OPTIONS)
-def clear(out, n):
-    for i in range(n):
-        set_element(out, i, ${REAL}(0))
-
-
-@njit(**OPTIONS)
-def strangers(target_at, rows, classes, ignored):
-    """How many targets are neither a class nor ignored."""
-    n = 0
-    for r in range(rows):
-        t = word(target_at, r)
-        n += int64((t != ignored) & ((t < 0) | (t >= classes)))
-    return n
-
-
-@njit(**OPTIONS)
-def counted(target_at, rows, ignored):
-    n = 0
-    for r in range(rows):
-        n += int64(word(target_at, r) != ignored)
-    return float64(n)
-
-
-@njit(**OPTIONS)
-def weight_of_targets(target_at, weight_at, rows, ignored):
-    s = 0.0
-    for r in range(rows):
-        t = word(target_at, r)
-        if t != ignored:
-            s += float64(element(weight_at, t))
-    return s
 
 
 @njit(**OPTIONS)

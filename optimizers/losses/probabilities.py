@@ -5,22 +5,61 @@ Arguments, shapes, dtypes, warnings, errors and values at the edges are those of
 
 from __future__ import annotations
 
+import functools
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..executors.kernels import DTYPES
+from .cross_entropy import is_weight
+from .fused import MOST_SIZES, REDUCTIONS, Kernel, by_kernel, on, on_cpu, unwatched_pair
 from .triples import GAUSSIAN_NLL
+
+#: below this many rows torch's own loops take less time than the calls around a kernel, and below this many
+#: log-probabilities, which take 32 MB, the memory of the last gradient is at hand and no fresh pages have to be cleared
+FEW, SMALL = 16_384, 1 << 23
 
 
 def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean") -> Tensor:
     """``-input[target]`` of log-probabilities ``(N, C)`` or ``(N, C, d1, ...)``: cross-entropy after its log-softmax.
 
-    Only one number of each row is read, so it is torch's own, and `cross_entropy` of the logits is the pass that pays.
-    `weight` is one number for each class, and the mean is divided by their sum over the targets.
-    See `torch.nn.functional.nll_loss`.
+    Only one number of each row is read, and `cross_entropy` of the logits is the pass that pays. `weight` is one number
+    for each class, and the mean is divided by their sum over the targets. A kernel on a CPU fills the gradient where it
+    gathers the values; a GPU is left to torch. See `torch.nn.functional.nll_loss`.
     """
+    if (
+        (input.numel() >= SMALL or target.numel() >= FEW)
+        and size_average is None
+        and reduce is None
+        and reduction in REDUCTIONS
+        and unwatched_pair(input, target)
+        and on_cpu(input)
+        and (weight is None or is_weight(weight, input))
+    ):
+        kernel = _nll(input.shape, input.dtype, target.shape, target.dtype, ignore_index, reduction)
+        if kernel is not None:
+            return by_kernel(kernel, input, target, weight)
     return F.nll_loss(input, target, weight, size_average, ignore_index, reduce, reduction)
+
+
+@functools.lru_cache(MOST_SIZES)
+def _nll(
+    shape: torch.Size,
+    dtype: torch.dtype,
+    target_shape: torch.Size,
+    target_dtype: torch.dtype,
+    ignore_index: int,
+    reduction: str,
+) -> Kernel | None:
+    """The kernel for tensors of such shapes and dtypes with these options; None where torch is asked."""
+    if len(shape) < 2 or shape.numel() == 0 or dtype not in DTYPES or type(ignore_index) is not int:
+        return None
+    if (target_shape, target_dtype) != (shape[:1] + shape[2:], torch.int64):
+        return None
+    plain = functools.partial(F.nll_loss, ignore_index=ignore_index, reduction=reduction)
+    return on(torch.device("cpu"), "by_rows_").nll(plain, shape, dtype, reduction, ignore_index)
 
 
 def gaussian_nll_loss(input, target, var, full=False, eps=1e-6, reduction="mean") -> Tensor:

@@ -34,7 +34,7 @@ UNITS = {
     "memory_share": ("(%)",),
     "parity": ("(ulp)",),
     "loss_ratio": ("(×",),
-    "loss_time": ("(elements)", "(rows × classes)"),
+    "loss_time": ("(elements)", "(rows × columns)"),
     "loss_memory": ("(×",),
     "loss_shapes": ("(1)",),
     "sweep_time": ("(ns)",),

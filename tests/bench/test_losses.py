@@ -61,7 +61,9 @@ def test_short_names_are_names_of_their_own():
 
 
 def test_the_least_traffic():
-    """Elementwise: two tensors in, one out; of logits one in, one out."""
+    """Elementwise: two tensors in, one out; of logits one in, one out; of vectors all in, one out."""
     assert least_bytes(LOSSES["mse_loss"], 1000, 4) == 12_000
     assert least_bytes(LOSSES["cross_entropy"], 1000, 4) == 8000
     assert least_bytes(LOSSES["mse_loss"], 1000, 2) == 6000
+    assert least_bytes(LOSSES["cosine_embedding_loss"], 1000, 4) == 12_000
+    assert least_bytes(LOSSES["triplet_margin_loss"], 1000, 4) == 16_000

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from optimizers.losses import margins, probabilities, vectors
 
 
 def value_and_gradients(loss: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -32,3 +35,22 @@ def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
 
 def indices(*shape: int, classes: int, seed: int = 1) -> Tensor:
     return torch.randint(classes, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def by_rows_for_the_smallest() -> Iterator[None]:
+    """Kernels of losses over rows are asked for whatever the size."""
+    before = probabilities.FEW, margins.SMALL, margins.SHORT
+    probabilities.FEW = margins.SMALL = margins.SHORT = 0
+    forget_rows()
+    try:
+        yield
+    finally:
+        probabilities.FEW, margins.SMALL, margins.SHORT = before
+        forget_rows()
+
+
+def forget_rows() -> None:
+    """All that was prepared of those kernels, but not their machine code."""
+    for kept in (probabilities._nll, margins._multi_margin, margins._multilabel_margin, vectors._kernel):
+        kept.cache_clear()

@@ -202,7 +202,7 @@ def test_memory_is_the_logits_and_their_gradient(classes):
 MUTANTS = {
     "off-target gradients dropped": ("ROWS", "scale_exps(out, n, ${REAL}(factor / s), shift)", "clear(out, n)"),
     "weight dropped": ("ROWS", "w = float64(element(weight_at, t)) if weight_at else 1.0", "w = 1.0"),
-    "ignored rows counted": ("COMMON", "int64(word(target_at, r) != ignored)", "1"),
+    "ignored rows counted": ("TARGETS", "int64(word(target_at, r) != ignored)", "1"),
     "first upstream for all rows": ("ROWS", "element(upstream, r)", "element(upstream, 0)"),
     "upstream forgotten": (
         "COMMON",

@@ -14,6 +14,8 @@ from torch.testing._internal.common_methods_invocations import op_db
 from optimizers import losses
 from optimizers.losses import elementwise
 
+from .agreement import by_rows_for_the_smallest
+
 #: torch's entries, some of which are variants of one function; each has its own samples
 OPS = {
     f"{name}-{op.variant_test_name}" if op.variant_test_name else name: op
@@ -37,7 +39,8 @@ def kernels_for_the_smallest(monkeypatch):
     module = importlib.import_module("optimizers.losses.cross_entropy")
     monkeypatch.setattr(module, "_pays", lambda *args: True)
     module._kernel.cache_clear()
-    yield
+    with by_rows_for_the_smallest():
+        yield
     module._kernel.cache_clear()
 
 

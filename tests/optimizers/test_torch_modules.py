@@ -14,6 +14,8 @@ from torch.testing._internal.common_modules import module_db
 from optimizers import losses
 from optimizers.losses import elementwise
 
+from .agreement import by_rows_for_the_smallest
+
 CLASSES = [name for name in dir(torch.nn) if name.endswith("Loss")]
 FUNCTIONS = [name for name in dir(functional) if name.endswith("_loss") or "cross_entropy" in name or name == "kl_div"]
 INFOS = {info.module_cls.__name__: info for info in module_db if info.module_cls.__name__ in losses.__all__}
@@ -27,7 +29,8 @@ def kernels_for_the_smallest(monkeypatch):
     module = importlib.import_module("optimizers.losses.cross_entropy")
     monkeypatch.setattr(module, "_pays", lambda *args: True)
     module._kernel.cache_clear()
-    yield
+    with by_rows_for_the_smallest():
+        yield
     module._kernel.cache_clear()
 
 
@@ -123,13 +126,31 @@ def test_modules_without_inputs_of_torchs_pass_their_options_on(name, options, r
     assert not torch.equal(values[0][0], getattr(losses, name)(reduction=reduction)(A, B, C))
 
 
-def test_adaptive_softmax_is_torchs():
-    ours, theirs = (home.AdaptiveLogSoftmaxWithLoss(16, 10, [3, 6]) for home in (losses, torch.nn))
+@pytest.mark.parametrize(
+    "target", [[0, 1, 3, 5, 6, 9, 2], [0, 1, 2, 1], [9, 8, 6], [4], []], ids=["all", "head", "last", "one", "none"]
+)
+def test_adaptive_softmax_is_torchs(target):
+    ours, theirs = (home.AdaptiveLogSoftmaxWithLoss(16, 10, [3, 6], head_bias=True) for home in (losses, torch.nn))
     theirs.load_state_dict(ours.state_dict())
-    x, target = torch.randn(7, 16, generator=DATA), torch.tensor([0, 1, 3, 5, 6, 9, 2])
-    got, goal = ours(x, target), theirs(x, target)
-    torch.testing.assert_close((got.output, got.loss), (goal.output, goal.loss))
-    with pytest.raises(RuntimeError, match="Target values should be in"):
-        ours(x, target + 5)
+    x, target, answers = torch.randn(len(target), 16, generator=DATA), torch.tensor(target, dtype=torch.int64), []
+    for module in (ours, theirs):
+        given = x.clone().requires_grad_()
+        output, loss = module(given, target)
+        slopes = torch.autograd.grad(
+            loss + (output * output).sum(), [given, *module.parameters()], allow_unused=True, materialize_grads=True
+        )
+        answers.append((output, loss, *slopes))
+    torch.testing.assert_close(*answers, equal_nan=True)
+    assert type(ours(x, target)) is type(theirs(x, target))
+
+
+def test_adaptive_softmax_refuses_what_torchs_does():
+    ours, x, target = losses.AdaptiveLogSoftmaxWithLoss(16, 10, [3, 6]), torch.zeros(2, 16), torch.tensor([0, 9])
+    assert ours(x[0], target[1]).output.shape == ()
+    for off in (-1, 1):
+        with pytest.raises(RuntimeError, match="Target values should be in"):
+            ours(x, target + off)
+    with pytest.raises(RuntimeError, match="same size in the batch dimension"):
+        ours(x, target[:1])
     with pytest.raises(ValueError, match="cutoffs should be a sequence of unique, positive"):
         losses.AdaptiveLogSoftmaxWithLoss(16, 10, [6, 3])
