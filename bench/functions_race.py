@@ -228,9 +228,10 @@ def split(runs: Runs, rates: int) -> list[Runs]:
     return [runs.take(slice(place * seeds, (place + 1) * seeds)) for place in range(rates)]
 
 
-def worth(rate: Rate, tuning: int, steps: int) -> float:
-    """How good a learning rate is: its mean area on the first `tuning` seeds."""
-    return measures.area(rate.runs.hits[:tuning], steps).mean()
+def worth(rate: Rate, tuning: int, steps: int) -> sweep.Worth:
+    """How good a learning rate is, by its first `tuning` seeds."""
+    runs = rate.runs.take(slice(tuning))
+    return measures.area(runs.hits, steps).mean(), np.where(runs.ok, runs.best, np.inf).mean()
 
 
 def summary(function: Function, begins: Starts, runs: Runs, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from bench.errors import BenchError, Exit, unknown
 from bench.losses import LOSSES, SIZES, short
 from bench.problems.functions import NAMES, known, named
 from bench.problems.networks import NETWORKS, variants
+from bench.score.runs import FEWEST_STEPS
 from bench.step_time import PARAMETER_SETS
 from bench.sweep_contenders import SUBJECTS
 
@@ -154,9 +155,14 @@ def raced(
 
     The rates are multiples of each optimizer's default. Raises `BenchError` (exit 2) for what cannot be raced.
     """
-    for name, number in (("seeds", seeds), ("steps", steps)):
-        if number is not None and number < 1:
-            raise BenchError(f"--{name} {number} leaves nothing to race: give 1 or more.", Exit.USAGE)
+    if seeds is not None and seeds < 1:
+        raise BenchError(f"--seeds {seeds} leaves nothing to race: give 1 or more.", Exit.USAGE)
+    if steps is not None and steps < FEWEST_STEPS:
+        raise BenchError(
+            f"--steps {steps} cannot be scored: a score says how early in a run targets are met, and one of a single "
+            f"step has no early and late; give {FEWEST_STEPS} or more.",
+            Exit.USAGE,
+        )
     changes: dict[str, Any] = {}
     if seeds is not None:
         changes |= dict.fromkeys(("function_seeds", "function_slow_seeds", "network_seeds"), seeds)

@@ -15,6 +15,7 @@ from bench import contenders
 from bench.score import tracks
 
 T = TypeVar("T")
+Worth = tuple[float, float]  # of a learning rate: mean area, and mean of the lowest losses, inf where one diverged
 
 KEPT_STEPS = 120  # points of a downsampled curve, at most
 
@@ -32,18 +33,20 @@ def next_multiple(multiple: float, side: int) -> float:
 
 
 def widened(
-    make: Callable[[list[float]], list[T]], worth: Callable[[T], float], multiples: list[float], extra: int
+    make: Callable[[list[float]], list[T]], worth: Callable[[T], Worth], multiples: list[float], extra: int
 ) -> dict[float, T]:
     """What `make` makes of the grid `multiples`, and up to `extra` more on each side while the best is the last there.
 
-    The best is that of the largest `worth`, of tuning seeds alone.
+    The best is that of the largest area, of tuning seeds alone. Where no run has come down to any target all areas are
+    0: then it is that of the lowest losses, or nobody would look for where targets begin.
     """
     rates = dict(zip(multiples, make(multiples), strict=True))
     for side in (1, -1) if len(multiples) > 1 else ():
         for _ in range(extra):
             grid = np.array(sorted(rates))
             edge = grid[-1 if side > 0 else 0]
-            if grid[tracks.preferred(np.array([worth(rates[one]) for one in grid]), grid)] != edge:
+            areas, losses = np.array([worth(rates[one]) for one in grid]).T
+            if grid[tracks.preferred(areas if areas.any() else -losses, grid)] != edge:
                 break
             multiple = next_multiple(float(edge), side)
             (rates[multiple],) = make([multiple])

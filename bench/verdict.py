@@ -9,6 +9,7 @@ import pandas as pd
 from bench.charts.rows import MEASURED, OURS, loss_times, numbers, rows_of, with_panel
 from bench.contenders import NULLS
 from bench.score.derive import ALL
+from bench.score.networks import TUNING_SEEDS
 from bench.score.tracks import TUNED
 from bench.statistics import geometric_mean
 from bench.tables import subject
@@ -36,6 +37,7 @@ def sentences(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
         *loss_speed(tables),
         *sweep_speed(tables),
         *scores(tables),
+        *unscored(tables),
         *races(tables),
         *trouble(tables),
     ]
@@ -260,6 +262,21 @@ def scores(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
         if named:
             said.append(Sentence(BAD, f"Whoever optimizes nothing scores too on {', '.join(named)}."))
     return said
+
+
+def unscored(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
+    """The races in which every seed chooses learning rates, so that none is left to score."""
+    functions = rows_of(tables, "functions", ("runs", "tuning_seeds"))
+    networks = rows_of(tables, "networks", ("seed",))
+    left = {
+        "functions": (numbers(functions["runs"]) - numbers(functions["tuning_seeds"])).dropna(),
+        "networks": (numbers(networks["seed"]) + 1 - TUNING_SEEDS).dropna(),
+    }
+    return [
+        Sentence(PLAIN, f"Nothing is scored on {WHERE[race]}: the seeds that choose learning rates are all there are.")
+        for race, seeds in left.items()
+        if len(seeds) and seeds.max() <= 0
+    ]
 
 
 WHERE = {"functions": "test functions", "networks": "small networks"}

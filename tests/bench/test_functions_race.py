@@ -344,7 +344,32 @@ def test_the_grid_goes_on_where_its_best_is_at_the_edge(best, expected):
     assert set(sweep.lr_multiples(15)) >= set(rates) or best == 99
 
 
-def test_where_nothing_is_met_the_grid_stays():
+@pytest.mark.parametrize(
+    ("lowest", "expected"),
+    [
+        (0, [-1, 0, 1]),
+        (3, [-1, 0, 1, 2, 3, 4]),
+        (-2, [-2, -1, 0, 1]),
+    ],
+)
+def test_where_nothing_is_met_the_grid_goes_on_to_where_losses_are_lowest(lowest, expected):
+    """By the tuning seeds; a run that diverged has no loss, whatever it passed on its way."""
+
+    def make(multiples):
+        losses = [abs(round(2 * math.log10(multiple)) - lowest) for multiple in multiples]
+        bad = [4 if loss == 0 and lowest == -2 else -1 for loss in losses]
+        return [rate_without_hits([loss, -9.0], [step, -1]) for loss, step in zip(losses, bad, strict=True)]
+
+    def rate_without_hits(losses, bad_steps):
+        numbers, times = np.array(losses), np.full((2, 4), np.inf)
+        made = descents.Runs(numbers, numbers, numbers, np.array(bad_steps), times, np.zeros(2, int), numbers)
+        return functions_race.Rate(made, lambda: None)
+
+    rates = widened(make, sweep.lr_multiples(3), 6, 1, 100)
+    assert [round(2 * math.log10(one)) for one in rates] == expected
+
+
+def test_where_all_losses_are_alike_the_grid_stays():
     make, made = rates_that(lambda multiple: 0)
     widened(make, sweep.lr_multiples(3), 6, 1, 100)
     assert len(made) == 3

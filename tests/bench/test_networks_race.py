@@ -63,10 +63,18 @@ def test_lbfgs_spends_the_same_number_of_gradients_in_fewer_steps(monkeypatch):
     monkeypatch.setattr(networks_race, "evaluation", evaluation)
     budget = dataclasses.replace(SMOKE, network_steps=70)
     rows = networks_race.run(cell("regression", "LBFGS", budget)).rows
-    assert [row["step"] for row in rows] == [0, 1, 2, 3]
-    assert [row["evaluations"] for row in rows] == [0, 20, 40, 60]  # a fourth step would go beyond 70
-    assert len(calls) == 60 + 20  # and the one step of the network that is thrown away
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["evaluations"] for row in rows] == [0, 20, 40, 60, 70]  # the fourth step gets what is left
+    assert len(calls) == 70 + 20  # and the one step of the network that is thrown away
     assert rows[0]["seconds"] == 0 and all(a["seconds"] < b["seconds"] for a, b in itertools.pairwise(rows))
+
+
+@pytest.mark.parametrize("steps", [2, 7, 20, 21])
+def test_lbfgs_spends_no_more_than_a_budget_shorter_than_its_step(steps):
+    """Else the budget of the scores, which is the largest that anybody spent, would depend on who takes part."""
+    budget = dataclasses.replace(SMOKE, network_steps=steps)
+    rows = networks_race.run(cell("regression", "LBFGS", budget)).rows
+    assert [row["evaluations"] for row in rows] == sorted({0, min(steps, 20), steps})
 
 
 def test_lbfgs_has_a_batch_for_each_step():
