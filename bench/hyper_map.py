@@ -86,8 +86,8 @@ def make(
     size, steps = usual.size if size is None else size, usual.steps if steps is None else steps
     if not 2 <= size <= usual.largest:
         raise BenchError(f"--size {size} makes no map: give a number from 2 to {usual.largest}.", Exit.USAGE)
-    if steps < 1:
-        raise BenchError(f"--steps {steps} makes no map: give 1 or more.", Exit.USAGE)
+    if not 1 <= steps <= plan.MOST_STEPS:
+        raise BenchError(f"--steps {steps} makes no map: give a number from 1 to {plan.MOST_STEPS}.", Exit.USAGE)
     how = _on(device, function)
     try:
         across, down = (axis(cls, name, size, _limits(text)) for name, text in ((x, x_range), (y, y_range)))

@@ -59,6 +59,7 @@ PARTS = {
 }
 PROBLEMS = tuple(dict.fromkeys((*PARAMETER_SETS, *SIZES, *NAMES, *NETWORKS, *SUBJECTS)))
 DEVICES = ("cpu", "cuda", "all")
+MOST_SEEDS, MOST_STEPS = 100_000, 10_000_000  # of a race; more would fill the memory, or take days
 LARGEST_SEED = 2**32 - 1  # what NumPy and torch both take
 
 
@@ -155,14 +156,17 @@ def raced(
 
     The rates are multiples of each optimizer's default. Raises `BenchError` (exit 2) for what cannot be raced.
     """
-    if seeds is not None and seeds < 1:
-        raise BenchError(f"--seeds {seeds} leaves nothing to race: give 1 or more.", Exit.USAGE)
-    if steps is not None and steps < FEWEST_STEPS:
+    if steps is not None and steps in range(1, FEWEST_STEPS):
         raise BenchError(
             f"--steps {steps} cannot be scored: a score says how early in a run targets are met, and one of a single "
             f"step has no early and late; give {FEWEST_STEPS} or more.",
             Exit.USAGE,
         )
+    for name, number, least, most in (("seeds", seeds, 1, MOST_SEEDS), ("steps", steps, FEWEST_STEPS, MOST_STEPS)):
+        if number is not None and not least <= number <= most:
+            raise BenchError(
+                f"--{name} {number} is out of range: give a whole number from {least} to {most}.", Exit.USAGE
+            )
     changes: dict[str, Any] = {}
     if seeds is not None:
         changes |= dict.fromkeys(("function_seeds", "function_slow_seeds", "network_seeds"), seeds)

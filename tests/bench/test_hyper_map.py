@@ -132,6 +132,7 @@ def test_every_number_of_every_optimizer_can_be_an_axis(optimizer):
         ({"size": 1}, "--size 1"),
         ({"size": 100_000}, "--size 100000"),
         ({"steps": 0}, "--steps 0"),
+        ({"steps": 10**20}, "--steps 1"),
         ({"x_range": "1"}, "LOW:HIGH"),
         ({"x_range": "1:nan"}, "no interval"),
         ({"x_range": "2:1"}, "no interval"),
