@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,8 +54,13 @@ class Sweep:
 
 
 def elementwise(cls: type) -> bool:
-    """Whether a sweep of this optimizer can be compiled: each element is stepped by a rule of its own alone."""
-    return issubclass(cls, Optimizer) and type(getattr(cls, "algorithm", None)) is Algorithm
+    """Whether a sweep of this optimizer can be compiled: its step is its rule, by which each element goes alone.
+
+    A class with a step of its own may do something else; torch wraps the step of a class that was made once.
+    """
+    if not issubclass(cls, Optimizer) or type(getattr(cls, "algorithm", None)) is not Algorithm:
+        return False
+    return inspect.unwrap(cls.step) is inspect.unwrap(Optimizer.step)
 
 
 def names(cls: type) -> list[str]:

@@ -84,6 +84,19 @@ def test_there_are_enough():
     assert not engine.elementwise(optimizers.Muon) and not engine.elementwise(optimizers.Adafactor)
 
 
+def test_a_class_with_a_step_of_its_own_is_not_its_rule():
+    class Stopped(optimizers.Adam):
+        def step(self, closure=None):
+            """Moves nothing."""
+
+    class Renamed(optimizers.Adam):
+        """Adam by another name."""
+
+    for cls in (Stopped, Renamed, optimizers.Adam):
+        cls([torch.zeros(1)])  # torch wraps the step of what was made
+    assert [engine.elementwise(cls) for cls in (Stopped, Renamed, optimizers.Adam)] == [False, True, True]
+
+
 @pytest.mark.parametrize("name", [*FUNCTIONS, *OTHERS, *ROTATED])
 def test_values_and_gradients_are_those_of_autograd(name):
     function = named(name)
