@@ -7,6 +7,7 @@ Every few steps, off the clock, the loss is evaluated on the full training set a
 
 The budget is the same number of gradients for everybody. L-BFGS evaluates the loss itself, several times a step and all
 of them on the step's mini-batch, so it takes fewer steps and sees fewer batches, and it makes its runs one at a time.
+Its last step has as many iterations as the budget has gradients left.
 """
 
 from __future__ import annotations

@@ -243,13 +243,7 @@ def scores(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     for (race, device), here in found.groupby(["race", "device"], sort=False):
         whole = here[here["problem"].eq(ALL) & ~here["optimizer"].isin(NULLS)]
         if len(whole) > 1:
-            best = whole.loc[whole["score"].idxmax()]
-            beats = len([name for name in str(best["beats"]).split(", ") if name])
-            text = f"On {WHERE[race]} on {device}, tuned, {best['optimizer']} scores most ({best['score']:.2f})"
-            certain = (
-                f"{text} and beats {beats} of {count(len(whole) - 1, 'other')} beyond chance (paired tests, Holm)."
-            )
-            said.append(Sentence(PLAIN, certain))
+            said.append(Sentence(PLAIN, f"On {WHERE[race]} on {device}, tuned, {leader(whole)}."))
         own = numbers(here["target"]).dropna()
         if len(own):
             said.append(Sentence(PLAIN, f"The only target is a loss of {own.iloc[0]:g}, in place of the usual list."))
@@ -262,6 +256,16 @@ def scores(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
         if named:
             said.append(Sentence(BAD, f"Whoever optimizes nothing scores too on {', '.join(named)}."))
     return said
+
+
+def leader(entrants: pd.DataFrame) -> str:
+    """Who of them scores most, and how many of the others that is certain of."""
+    best = entrants.loc[entrants["score"].idxmax()]
+    if best["score"] == 0:
+        return "nobody has met a target"
+    beats = len([name for name in str(best["beats"]).split(", ") if name])
+    certain = f"beats {beats} of {count(len(entrants) - 1, 'other')} beyond chance (paired tests, Holm)"
+    return f"{best['optimizer']} scores most ({best['score']:.2f}) and {certain}"
 
 
 def unscored(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
