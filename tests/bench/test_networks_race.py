@@ -287,3 +287,14 @@ def test_another_loss_keeps_weights_and_batches():
     assert without_seconds(strip[0]) == without_seconds(strip[1])
     other = networks_race.run(cell("digits on huber_loss", "Adam", SMALL)).rows
     assert other[0]["loss"] != own.rows[0]["loss"] and other[-1]["accuracy"] > 0.15
+
+
+def test_a_learning_rate_is_judged_by_its_tuning_seed_and_one_that_diverged_has_no_loss():
+    def run(status, hits, *losses):
+        points = [{"loss": loss, "status": "ok", "hits": ""} for loss in losses]
+        return [*points[:-1], {**points[-1], "status": status, "hits": hits}]
+
+    other = run("ok", "1 1", 0.0, 0.0)
+    assert networks_race.worth([run("ok", "", 3.0, 1.0, 2.0), other], 100, 2) == (0.0, 1.0)
+    assert networks_race.worth([run("diverged", "", 3.0, 1.0, 9e9), other], 100, 2) == (0.0, math.inf)
+    assert networks_race.worth([run("ok", "10", 3.0, 1.0), other], 100, 2) == (pytest.approx(0.25), 1.0)

@@ -90,7 +90,7 @@ def test_a_class_with_a_step_of_its_own_is_not_its_rule():
         """Adam by another name."""
 
     for cls in (Stopped, Renamed, optimizers.Adam):
-        cls([torch.zeros(1)])  # torch wraps the step of what was made
+        cls([torch.zeros(1)])  # torch may wrap a step then
     assert [engine.elementwise(cls) for cls in (Stopped, Renamed, optimizers.Adam)] == [False, True, True]
 
 
