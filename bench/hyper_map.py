@@ -70,7 +70,7 @@ def make(
         raise unknown("optimizer", optimizer, OPTIMIZERS)
     network = named(problem)
     if network is None and not functions.known(problem):
-        raise unknown("function or network", problem, [*functions.FUNCTIONS, *NETWORKS])
+        raise functions.unknown_name("function or network", problem, [*functions.FUNCTIONS, *NETWORKS])
     function = functions.named(problem) if network is None else None
     cls = getattr(importlib.import_module("optimizers"), optimizer)
     able = [name for name in OPTIMIZERS if (_able(name) if network is None else _trains(name))]

@@ -29,7 +29,7 @@ from bench.cell import Cell
 from bench.contenders import OPTIMIZERS
 from bench.errors import BenchError, Exit, unknown
 from bench.losses import LOSSES, SIZES, short
-from bench.problems.functions import NAMES, known, named
+from bench.problems.functions import NAMES, known, named, unknown_name
 from bench.problems.networks import NETWORKS, variants
 from bench.score.runs import FEWEST_STEPS
 from bench.step_time import PARAMETER_SETS
@@ -206,7 +206,11 @@ def canonical(what: str, name: str, known: Sequence[str]) -> str:
 
 def problem_named(name: str) -> str:
     """The problem of that name; of a test function also one of other dimensions, shifted or rotated."""
-    return named(name).name if known(name) else canonical("problem", name, PROBLEMS)
+    if known(name):
+        return named(name).name
+    if name.lower() in map(str.lower, PROBLEMS):
+        return canonical("problem", name, PROBLEMS)
+    raise unknown_name("problem", name, PROBLEMS)
 
 
 def loss_named(name: str) -> str:

@@ -113,6 +113,7 @@ def test_every_number_of_every_optimizer_can_be_an_axis(optimizer):
         ({"optimizer": "LBFGS"}, "does not step every element"),
         ({"problem": "rosenbrok"}, "rosenbrock"),
         ({"problem": "digts"}, "digits"),
+        ({"problem": "branin-shifted-x"}, "branin may be followed by"),
         ({"problem": "digits on hubble"}, "digits"),
         ({"problem": "digits", "optimizer": "LBFGS"}, "does not step each parameter"),
         ({"problem": "digits", "optimizer": "Muon"}, "Adafactor"),

@@ -89,6 +89,11 @@ def test_the_id_follows_the_content(fake_kinds):
         ({"problems": ["rosenbrok"]}, "unknown problem 'rosenbrok': did you mean 'rosenbrock'?"),
         ({"problems": ["beale-5d"]}, "beale has 2 dimensions; beale-5d does not exist."),
         ({"problems": ["booth", "trid-1d-rotated"]}, "trid has 2 to 100 dimensions; trid-1d does not exist."),
+        (
+            {"problems": ["schwefel-2.20-rotatd"]},
+            "schwefel-2.20 may be followed by a number of dimensions",
+        ),
+        ({"problems": ["digits-rotated"]}, "unknown problem 'digits-rotated': did you mean"),
         ({"losses": ["mse_los"]}, "unknown loss 'mse_los': did you mean 'mse_loss'?"),
         ({"losses": ["kl_div"], "kinds": ["networks"]}, "has these problems, optimizers and losses"),
         ({"losses": ["kl_div"], "kinds": ["step_time"]}, "has these problems, optimizers and losses"),
