@@ -15,7 +15,7 @@ Seed 0 starts at the published start, seed k at a point with normal noise added,
 coordinate. Where a function's gradient is disturbed, each seed has its noise, the same for everybody, and all that is
 judged is the true value. Who is not compiled makes fewer seeds, the first ones. The grid is the same for everybody,
 around each one's default; where the best of it, on the tuning seeds, is the first or the last, it goes on from there.
-Where no run of it meets any target, the best is the one that came down furthest.
+Where no run of it meets any target, the best is the one that came down furthest; where all diverge, the smallest.
 Rprop's learning rate is only the size of its first step. Weight decay is each optimizer's default.
 """
 

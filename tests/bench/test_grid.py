@@ -75,6 +75,18 @@ def test_where_nothing_is_met_the_grid_goes_on_to_where_losses_are_lowest(lowest
     assert [round(2 * math.log10(one)) for one in rates] == expected
 
 
+@pytest.mark.parametrize(("largest", "expected"), [(-4, [-6, -5, -4, -3, -2, -1, 0, 1]), (-99, [*range(-7, 2)])])
+def test_where_all_diverge_the_grid_goes_down(largest, expected):
+    """To where they do not, and one further, which is worse."""
+
+    def worth(multiple):
+        place = round(2 * math.log10(multiple))
+        return 0.0, abs(place + 5.0) if place <= largest else math.inf
+
+    rates = sweep.widened(lambda multiples: multiples, worth, sweep.lr_multiples(3), 6)
+    assert [round(2 * math.log10(one)) for one in rates] == expected
+
+
 def test_where_all_losses_are_alike_the_grid_stays():
     make, made = rates_that(lambda multiple: 0)
     widened(make, sweep.lr_multiples(3), 6, 1, 100)
