@@ -143,10 +143,12 @@ def hyper_map(
     from bench import hyper_map as maps
     from bench.progress import TimeLeft
 
+    paths = maps.places(optimizer, problem, x, y, out)
     with TimeLeft() as progress:
         made = maps.make(optimizer, problem, x, y, size, steps, x_range, y_range, device, progress.report)
     print(maps.sentence(made))
-    for path in maps.write(made, problem, out):
+    maps.write(made, paths)
+    for path in paths:
         print(path)
 
 

@@ -40,11 +40,23 @@ def create(root: Path, commit: str, machine: str) -> Path:
                 folder.mkdir()
                 return folder
     except (FileExistsError, NotADirectoryError) as error:
-        file = next(path for path in (root, *root.parents) if os.path.lexists(path) and not path.is_dir())
-        raise BenchError(f"--out {root}: {file} is a file, not a folder; choose another --out.", Exit.DISK) from error
+        raise _in_the_way(root) from error
     except OSError as error:
         raise disk_error(root, error) from error
     raise BenchError(f"{root} already holds 999 runs of this second.", Exit.DISK)
+
+
+def _in_the_way(root: Path) -> BenchError:
+    file = next(path for path in (root, *root.parents) if os.path.lexists(path) and not path.is_dir())
+    return BenchError(f"--out {root}: {file} is a file, not a folder; choose another --out.", Exit.DISK)
+
+
+def check_place(folder: Path) -> None:
+    """As `check_writable`, of a folder that may not be there yet and is not made."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise _in_the_way(folder)
+    check_writable(there)
 
 
 def check_writable(folder: Path) -> None:

@@ -15,6 +15,7 @@ Seed 0 starts at the published start, seed k at a point with normal noise added,
 coordinate. Where a function's gradient is disturbed, each seed has its noise, the same for everybody, and all that is
 judged is the true value. Who is not compiled makes fewer seeds, the first ones. The grid is the same for everybody,
 around each one's default; where the best of it, on the tuning seeds, is the first or the last, it goes on from there.
+Where no run of it meets any target, the best is the one that came down furthest; where all diverge, the smallest.
 Rprop's learning rate is only the size of its first step. Weight decay is each optimizer's default.
 """
 
@@ -228,9 +229,10 @@ def split(runs: Runs, rates: int) -> list[Runs]:
     return [runs.take(slice(place * seeds, (place + 1) * seeds)) for place in range(rates)]
 
 
-def worth(rate: Rate, tuning: int, steps: int) -> float:
-    """How good a learning rate is: its mean area on the first `tuning` seeds."""
-    return measures.area(rate.runs.hits[:tuning], steps).mean()
+def worth(rate: Rate, tuning: int, steps: int) -> sweep.Worth:
+    """How good a learning rate is, by its first `tuning` seeds."""
+    runs = rate.runs.take(slice(tuning))
+    return measures.area(runs.hits, steps).mean(), np.where(runs.ok, runs.best, np.inf).mean()
 
 
 def summary(function: Function, begins: Starts, runs: Runs, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,10 @@ On a test function or on a small network.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from bench.charts import plane as chart
 from bench.charts import style
 from bench.contenders import OPTIMIZERS, TRAITS, Takes
 from bench.errors import BenchError, Exit, disk_error, unknown
-from bench.folder import atomic_write
+from bench.folder import atomic_write, check_place
 from bench.network_plane import Report
 from bench.problems import functions
 from bench.problems.function import Function
@@ -45,6 +47,7 @@ FUNCTION = Usual(size=256, steps=500, largest=8192)
 NETWORK = Usual(size=32, steps=200, largest=512)
 #: runs of one launch: enough for every thread of a large GPU to have several
 TOGETHER_ON_CUDA = 1 << 22
+FILES = (".csv", ".png", ".svg", ".pdf", ".jpg")
 
 
 def make(
@@ -67,7 +70,7 @@ def make(
         raise unknown("optimizer", optimizer, OPTIMIZERS)
     network = named(problem)
     if network is None and not functions.known(problem):
-        raise unknown("function or network", problem, [*functions.FUNCTIONS, *NETWORKS])
+        raise functions.unknown_name("function or network", problem, [*functions.FUNCTIONS, *NETWORKS])
     function = functions.named(problem) if network is None else None
     cls = getattr(importlib.import_module("optimizers"), optimizer)
     able = [name for name in OPTIMIZERS if (_able(name) if network is None else _trains(name))]
@@ -83,8 +86,8 @@ def make(
     size, steps = usual.size if size is None else size, usual.steps if steps is None else steps
     if not 2 <= size <= usual.largest:
         raise BenchError(f"--size {size} makes no map: give a number from 2 to {usual.largest}.", Exit.USAGE)
-    if steps < 1:
-        raise BenchError(f"--steps {steps} makes no map: give 1 or more.", Exit.USAGE)
+    if not 1 <= steps <= plan.MOST_STEPS:
+        raise BenchError(f"--steps {steps} makes no map: give a number from 1 to {plan.MOST_STEPS}.", Exit.USAGE)
     how = _on(device, function)
     try:
         across, down = (axis(cls, name, size, _limits(text)) for name, text in ((x, x_range), (y, y_range)))
@@ -158,17 +161,35 @@ def to_png(made: Plane) -> bytes:
     return data.getvalue()
 
 
-def write(made: Plane, problem: str, out: Path) -> list[Path]:
-    """Writes both under `out`; their paths."""
-    stem = "-".join([made.optimizer, problem, made.x.name, made.y.name])
-    paths = [out / f"{stem}.csv", out / f"{stem}.png"]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(out, error) from None
-    atomic_write(paths[0], to_csv(made))
-    atomic_write(paths[1], to_png(made))
+def places(optimizer: str, problem: str, x: str, y: str, out: Path) -> list[Path]:
+    """Where under `out` the CSV file and the image of a plane go.
+
+    Raises `BenchError` if they cannot be written there: exit 2 for a name that is meant as that of a file, which `out`
+    is not, else exit 4.
+    """
+    if out.suffix.lower() in FILES and not out.is_dir():
+        raise BenchError(
+            f"--out {out} is to be a folder, in which a CSV file and an image get names of their own; give "
+            f"{out.parent} or another one.",
+            Exit.USAGE,
+        )
+    check_place(out)
+    paths = [out / f"{optimizer}-{problem}-{x}-{y}.{suffix}" for suffix in ("csv", "png")]
+    for path in paths:
+        if path.is_dir():
+            raise disk_error(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
     return paths
+
+
+def write(made: Plane, paths: list[Path]) -> None:
+    """Writes the CSV file and the image to `paths`, which are those of `places`."""
+    folder = paths[0].parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(folder, error) from None
+    for path, data in zip(paths, (to_csv(made), to_png(made)), strict=True):
+        atomic_write(path, data)
 
 
 def sentence(made: Plane) -> str:

@@ -7,6 +7,7 @@ Every few steps, off the clock, the loss is evaluated on the full training set a
 
 The budget is the same number of gradients for everybody. L-BFGS evaluates the loss itself, several times a step and all
 of them on the step's mini-batch, so it takes fewer steps and sees fewer batches, and it makes its runs one at a time.
+Its last step has as many iterations as the budget has gradients left.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -133,10 +135,13 @@ def rows_of(cell: Cell, base: float, executor: str, trained: Trained) -> list[di
     ]
 
 
-def worth(rate: Rate, steps: int, count: int) -> float:
-    """How good a learning rate is: its mean area on the tuning seeds, by `count` targets."""
-    texts = [points[-1]["hits"] for points in rate[:TUNING_SEEDS]]
-    return measures.area(hits.decode(texts, count), steps).mean()
+def worth(rate: Rate, steps: int, count: int) -> sweep.Worth:
+    """How good a learning rate is, by its tuning seeds and `count` targets."""
+    runs = rate[:TUNING_SEEDS]
+    area = measures.area(hits.decode([points[-1]["hits"] for points in runs], count), steps).mean()
+    ok = [points[-1]["status"] == Status.OK for points in runs]
+    lowest = [min(point["loss"] for point in points) for points in runs]
+    return area, fmean(loss if there else math.inf for loss, there in zip(lowest, ok, strict=True))
 
 
 def executor_of(optimizer: str) -> str:
@@ -239,26 +244,27 @@ def train_by_closure(
 ) -> Iterator[Point]:
     """A point at the start and after each step, until as many gradients are evaluated as there are `picks`.
 
-    Each step has a mini-batch and evaluates it as often as it likes, so one that would go beyond the budget is not
-    taken, but for the first. Stops where the run has diverged, and says so in that last point.
+    Each step has a mini-batch and evaluates it as often as it likes, but for the last one, which gets what is left of
+    the budget. Stops where the run has diverged, and says so in that last point.
     """
-    count, seconds, longest, initial = 0, 0.0, 0, None
-    for step in range(len(picks) + 1):
+    (group,) = optimizer.param_groups
+    usual = group["max_iter"]
+    count, seconds, initial = 0, 0.0, None
+    for step, some in enumerate([*picks.to(data.train_inputs.device), None]):
         point = look(network, model, data, initial, step, count, seconds)
         initial = point["loss"] if step == 0 else initial
         yield point
-        if point["status"] == Status.DIVERGED or step == len(picks) or count + longest > len(picks):
+        if point["status"] == Status.DIVERGED or some is None or count == len(picks):
             return
-        some = picks[step].to(data.train_inputs.device)
         inputs, targets = data.train_inputs[some], data.train_targets[some]
         closure, calls = counted(evaluation(network, model, optimizer, inputs, targets))
+        group["max_iter"] = min(usual, len(picks) - count)  # without a line search as many evaluations
         wait(data)
         begin = time.perf_counter()
         optimizer.step(closure)
         wait(data)
         seconds += time.perf_counter() - begin
         count += calls()
-        longest = max(longest, calls())
 
 
 def counted(closure: Callable[[], Tensor]) -> tuple[Callable[[], Tensor], Callable[[], int]]:

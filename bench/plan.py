@@ -29,8 +29,9 @@ from bench.cell import Cell
 from bench.contenders import OPTIMIZERS
 from bench.errors import BenchError, Exit, unknown
 from bench.losses import LOSSES, SIZES, short
-from bench.problems.functions import NAMES, known, named
+from bench.problems.functions import NAMES, known, named, unknown_name
 from bench.problems.networks import NETWORKS, variants
+from bench.score.runs import FEWEST_STEPS
 from bench.step_time import PARAMETER_SETS
 from bench.sweep_contenders import SUBJECTS
 
@@ -58,6 +59,7 @@ PARTS = {
 }
 PROBLEMS = tuple(dict.fromkeys((*PARAMETER_SETS, *SIZES, *NAMES, *NETWORKS, *SUBJECTS)))
 DEVICES = ("cpu", "cuda", "all")
+MOST_SEEDS, MOST_STEPS = 100_000, 10_000_000  # of a race; more would fill the memory, or take days
 LARGEST_SEED = 2**32 - 1  # what NumPy and torch both take
 
 
@@ -154,9 +156,17 @@ def raced(
 
     The rates are multiples of each optimizer's default. Raises `BenchError` (exit 2) for what cannot be raced.
     """
-    for name, number in (("seeds", seeds), ("steps", steps)):
-        if number is not None and number < 1:
-            raise BenchError(f"--{name} {number} leaves nothing to race: give 1 or more.", Exit.USAGE)
+    if steps is not None and steps in range(1, FEWEST_STEPS):
+        raise BenchError(
+            f"--steps {steps} cannot be scored: a score says how early in a run targets are met, and one of a single "
+            f"step has no early and late; give {FEWEST_STEPS} or more.",
+            Exit.USAGE,
+        )
+    for name, number, least, most in (("seeds", seeds, 1, MOST_SEEDS), ("steps", steps, FEWEST_STEPS, MOST_STEPS)):
+        if number is not None and not least <= number <= most:
+            raise BenchError(
+                f"--{name} {number} is out of range: give a whole number from {least} to {most}.", Exit.USAGE
+            )
     changes: dict[str, Any] = {}
     if seeds is not None:
         changes |= dict.fromkeys(("function_seeds", "function_slow_seeds", "network_seeds"), seeds)
@@ -196,7 +206,11 @@ def canonical(what: str, name: str, known: Sequence[str]) -> str:
 
 def problem_named(name: str) -> str:
     """The problem of that name; of a test function also one of other dimensions, shifted or rotated."""
-    return named(name).name if known(name) else canonical("problem", name, PROBLEMS)
+    if known(name):
+        return named(name).name
+    if name.lower() in map(str.lower, PROBLEMS):
+        return canonical("problem", name, PROBLEMS)
+    raise unknown_name("problem", name, PROBLEMS)
 
 
 def loss_named(name: str) -> str:

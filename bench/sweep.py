@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bench import contenders
 from bench.score import tracks
 
 T = TypeVar("T")
+Worth = tuple[float, float]  # of a learning rate: mean area, and mean of the lowest losses, inf where one diverged
 
 KEPT_STEPS = 120  # points of a downsampled curve, at most
 
@@ -32,22 +34,34 @@ def next_multiple(multiple: float, side: int) -> float:
 
 
 def widened(
-    make: Callable[[list[float]], list[T]], worth: Callable[[T], float], multiples: list[float], extra: int
+    make: Callable[[list[float]], list[T]], worth: Callable[[T], Worth], multiples: list[float], extra: int
 ) -> dict[float, T]:
     """What `make` makes of the grid `multiples`, and up to `extra` more on each side while the best is the last there.
 
-    The best is that of the largest `worth`, of tuning seeds alone.
+    `worth`: of tuning seeds alone.
     """
     rates = dict(zip(multiples, make(multiples), strict=True))
     for side in (1, -1) if len(multiples) > 1 else ():
         for _ in range(extra):
             grid = np.array(sorted(rates))
             edge = grid[-1 if side > 0 else 0]
-            if grid[tracks.preferred(np.array([worth(rates[one]) for one in grid]), grid)] != edge:
+            if best([worth(rates[one]) for one in grid], grid) != edge:
                 break
             multiple = next_multiple(float(edge), side)
             (rates[multiple],) = make([multiple])
     return dict(sorted(rates.items()))
+
+
+def best(worths: Sequence[Worth], grid: NDArray[np.float64]) -> float:
+    """The best of a grid from the smallest to the largest: that of the largest area.
+
+    Where no run has come down to any target all areas are 0. Then it is that of the lowest losses, or nobody would look
+    for where targets begin; and the smallest where all have diverged.
+    """
+    areas, losses = np.array(worths).T
+    if not areas.any() and np.isinf(losses).all():
+        return grid[0]
+    return grid[tracks.preferred(areas if areas.any() else -losses, grid)]
 
 
 def default_lr(optimizer: str) -> float:

@@ -9,6 +9,7 @@ import pandas as pd
 from bench.charts.rows import MEASURED, OURS, loss_times, numbers, rows_of, with_panel
 from bench.contenders import NULLS
 from bench.score.derive import ALL
+from bench.score.networks import TUNING_SEEDS
 from bench.score.tracks import TUNED
 from bench.statistics import geometric_mean
 from bench.tables import subject
@@ -36,6 +37,7 @@ def sentences(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
         *loss_speed(tables),
         *sweep_speed(tables),
         *scores(tables),
+        *unscored(tables),
         *races(tables),
         *trouble(tables),
     ]
@@ -241,13 +243,7 @@ def scores(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
     for (race, device), here in found.groupby(["race", "device"], sort=False):
         whole = here[here["problem"].eq(ALL) & ~here["optimizer"].isin(NULLS)]
         if len(whole) > 1:
-            best = whole.loc[whole["score"].idxmax()]
-            beats = len([name for name in str(best["beats"]).split(", ") if name])
-            text = f"On {WHERE[race]} on {device}, tuned, {best['optimizer']} scores most ({best['score']:.2f})"
-            certain = (
-                f"{text} and beats {beats} of {count(len(whole) - 1, 'other')} beyond chance (paired tests, Holm)."
-            )
-            said.append(Sentence(PLAIN, certain))
+            said.append(Sentence(PLAIN, f"On {WHERE[race]} on {device}, tuned, {leader(whole)}."))
         own = numbers(here["target"]).dropna()
         if len(own):
             said.append(Sentence(PLAIN, f"The only target is a loss of {own.iloc[0]:g}, in place of the usual list."))
@@ -260,6 +256,31 @@ def scores(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
         if named:
             said.append(Sentence(BAD, f"Whoever optimizes nothing scores too on {', '.join(named)}."))
     return said
+
+
+def leader(entrants: pd.DataFrame) -> str:
+    """Who of them scores most, and how many of the others that is certain of."""
+    best = entrants.loc[entrants["score"].idxmax()]
+    if best["score"] == 0:
+        return "nobody has met a target"
+    beats = len([name for name in str(best["beats"]).split(", ") if name])
+    certain = f"beats {beats} of {count(len(entrants) - 1, 'other')} beyond chance (paired tests, Holm)"
+    return f"{best['optimizer']} scores most ({best['score']:.2f}) and {certain}"
+
+
+def unscored(tables: dict[str, pd.DataFrame]) -> list[Sentence]:
+    """The races in which every seed chooses learning rates, so that none is left to score."""
+    functions = rows_of(tables, "functions", ("runs", "tuning_seeds"))
+    networks = rows_of(tables, "networks", ("seed",))
+    left = {
+        "functions": (numbers(functions["runs"]) - numbers(functions["tuning_seeds"])).dropna(),
+        "networks": (numbers(networks["seed"]) + 1 - TUNING_SEEDS).dropna(),
+    }
+    return [
+        Sentence(PLAIN, f"Nothing is scored on {WHERE[race]}: the seeds that choose learning rates are all there are.")
+        for race, seeds in left.items()
+        if len(seeds) and seeds.max() <= 0
+    ]
 
 
 WHERE = {"functions": "test functions", "networks": "small networks"}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bench.score.hits import TARGETS, decode
 
 Array = NDArray[np.float64]
+FEWEST_STEPS = 2  # the area is over the log of the budget, and that of 1 is 0
 COUNTED = ("ok", "diverged")  # runs that were made; whatever else has a row was tried and failed
 
 
@@ -51,7 +52,7 @@ def field(table: pd.DataFrame, targets: int = len(TARGETS)) -> Field | None:
     """
     raced = table[table["status"].ne("skipped") & table["function"].notna()]
     made = raced[raced["status"].isin(COUNTED) & raced["_hits"].map(is_list).astype(bool)]
-    if made.empty or int(made["steps"].max()) < 2:
+    if made.empty or int(made["steps"].max()) < FEWEST_STEPS:
         return None
     problems = list(dict.fromkeys(raced["function"]))
     tuning, most = int(made["tuning_seeds"].max()), int(made["_hits"].map(len).max())

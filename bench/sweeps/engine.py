@@ -53,8 +53,9 @@ class Sweep:
 
 
 def elementwise(cls: type) -> bool:
-    """Whether a sweep of this optimizer can be compiled: each element is stepped by a rule of its own alone."""
-    return issubclass(cls, Optimizer) and type(getattr(cls, "algorithm", None)) is Algorithm
+    """Whether a sweep of this optimizer can be compiled: its step is its rule, by which each element goes alone."""
+    by_rule = issubclass(cls, Optimizer) and cls.step is Optimizer.step  # a class may have a step of its own
+    return by_rule and type(getattr(cls, "algorithm", None)) is Algorithm
 
 
 def names(cls: type) -> list[str]:

@@ -127,17 +127,20 @@ def plane(
     below = 1e-9 * max(1.0, abs(function.minimum))  # under the minimum lies only what is outside the domain
     bounds = (function.minimum - below, function.minimum + highest_gap)
     origin = np.array(function.start)
-    corner = {x.name: x.values[0], y.name: y.values[0]}
-    # compiled, and refused if it must be, ahead of the clock
-    sweep(function, cls, {**(options or {}), **corner}, origin[None], 0, dtype=dtype, bounds=bounds)
+
+    def make(across: np.ndarray, down: np.ndarray, steps: int) -> engine.Sweep:
+        pairs = {x.name: np.tile(across, len(down)), y.name: np.repeat(down, len(across))}
+        starts = np.broadcast_to(origin, (len(across) * len(down), function.dimension))
+        return sweep(function, cls, {**(options or {}), **pairs}, starts, steps, dtype=dtype, bounds=bounds)
+
+    # Compiled, and refused if it must be, ahead of the clock. An end may be a kind of its own, as without momentum, and
+    # what is compiled depends on what differs: two values beside it.
+    make(*(one.values[[0, len(one.values) // 2, -1]] for one in (x, y)), 0)
     begin = time.perf_counter()
     rows = max(1, (together or TOGETHER) // len(x.values))
     gaps, bad_steps = [], []
     for first in range(0, len(y.values), rows):
-        down = y.values[first : first + rows]
-        pairs = {x.name: np.tile(x.values, len(down)), y.name: np.repeat(down, len(x.values))}
-        starts = np.broadcast_to(origin, (len(pairs[x.name]), function.dimension))
-        found = sweep(function, cls, {**(options or {}), **pairs}, starts, steps, dtype=dtype, bounds=bounds)
+        found = make(x.values, y.values[first : first + rows], steps)
         gaps.append(np.where(found.bad_step < 0, found.values - function.minimum, np.inf))
         bad_steps.append(found.bad_step)
     shape = (len(y.values), len(x.values))

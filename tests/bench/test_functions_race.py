@@ -15,12 +15,9 @@ from bench import contenders, descents, functions_race, starts, sweep
 from bench.budgets import DEFAULT, SMOKE
 from bench.cell import Cell
 from bench.problems.functions import FUNCTIONS
-from bench.score import hits
 
 JOINT = [name for name, traits in contenders.TRAITS.items() if traits.takes is contenders.Takes.TENSORS]
 SMALL = dataclasses.replace(SMOKE, function_steps=40, function_learning_rates=3, function_extra_rates=0)
-
-
 BOOTH = FUNCTIONS["booth"]
 
 
@@ -269,140 +266,6 @@ def test_a_diverged_run_is_counted_and_said_when_and_why():
     assert kept["_curve_status"] == "diverged" and [step for step, _ in kept["_losses"]] == [0]
 
 
-@pytest.mark.parametrize(
-    ("losses", "step", "words"),
-    [
-        ([5.0, 3.0, 4.0, 2.0], -1, ""),
-        ([5.0, math.nan, 4.0, 2.0], 1, "became nan"),
-        ([5.0, 3.0, math.inf, 2.0], 2, "became infinite"),
-        ([5.0, 4999.0, 5001.0, 2.0], 2, "above 1000 times"),
-        ([0.1, 999.0, 4.0, 1001.0], 3, "above 1000 times"),  # the gap counts as at least 1
-        ([5.0, 3.0, -1.0, 2.0], 2, "below the minimum"),
-        ([math.nan, 3.0, 1.0, 2.0], 0, "became nan"),
-    ],
-)
-def test_the_first_bad_step(losses, step, words):
-    begins = judged_from(losses[0])
-    found = descents.judge(descents.Descent(np.array([losses]).T, [], np.empty(0), 1.0), begins)
-    assert found.bad_step.tolist() == [step]
-    assert words in functions_race.reason(found, begins)
-    np.testing.assert_array_equal(found.best, [min(losses[:step] if step >= 0 else losses, default=math.nan)])
-    np.testing.assert_array_equal(found.final, [losses[step]])
-
-
-def judged_from(loss: float) -> starts.Starts:
-    """A start on a function with minimum 0 whose loss is `loss`."""
-    one = np.array([loss])
-    targets, noise = hits.thresholds(one, np.zeros(1)), np.zeros(1, int)
-    return starts.Starts(np.zeros((1, 2)), one, np.zeros(1), targets, np.array([-1e-9]), 1e3 * np.fmax(one, 1.0), noise)
-
-
-def test_a_run_that_leaves_mccormicks_domain_has_diverged_not_won():
-    begins = starts.of_points(FUNCTIONS["mccormick"], np.array([[-9.0, -9.0]]))
-    found = descents.batched(FUNCTIONS["mccormick"], ours("SGD"), begins, [1.0], 10)
-    assert not descents.judge(found, begins).ok.any()
-
-
-# the grid
-
-
-def rates_that(area_of):
-    """What makes rates whose every run meets so many of 200 targets with the first gradient, and notes them."""
-    made = []
-
-    def make(multiples):
-        made.extend(multiples)
-        times = [np.where(np.arange(200) < area_of(multiple), 1.0, np.inf) for multiple in multiples]
-        runs = [
-            descents.Runs(*(np.zeros(3),) * 3, np.full(3, -1), np.tile(one, (3, 1)), np.zeros(3, int), np.zeros(3))
-            for one in times
-        ]
-        return [functions_race.Rate(one, lambda: None) for one in runs]
-
-    return make, made
-
-
-def widened(make, multiples, extra, tuning, steps):
-    return sweep.widened(make, lambda rate: functions_race.worth(rate, tuning, steps), multiples, extra)
-
-
-@pytest.mark.parametrize(
-    ("best", "expected"),
-    [
-        (0, [-1, 0, 1]),  # in the middle: no more
-        (1, [-1, 0, 1, 2]),  # one further, which is worse
-        (3, [-1, 0, 1, 2, 3, 4]),
-        (-3, [-4, -3, -2, -1, 0, 1]),
-        (99, [-1, 0, 1, 2, 3, 4, 5, 6, 7]),  # at most six
-    ],
-)
-def test_the_grid_goes_on_where_its_best_is_at_the_edge(best, expected):
-    make, made = rates_that(lambda multiple: 120 - abs(round(2 * math.log10(multiple)) - best))
-    rates = widened(make, sweep.lr_multiples(3), 6, 1, 100)
-    assert [round(2 * math.log10(one)) for one in rates] == expected
-    assert len(made) == len(set(made)) == len(rates)
-    assert set(sweep.lr_multiples(15)) >= set(rates) or best == 99
-
-
-def test_where_nothing_is_met_the_grid_stays():
-    make, made = rates_that(lambda multiple: 0)
-    widened(make, sweep.lr_multiples(3), 6, 1, 100)
-    assert len(made) == 3
-
-
-def test_the_edge_is_looked_at_by_the_tuning_seeds_alone():
-    """Seed 0 is best in the middle, all others at the edge."""
-    times = np.full((3, 3, 32), np.inf)
-    times[1, 0] = times[2, 1:] = 1.0
-    runs = descents.Runs(*(np.zeros(3),) * 3, np.full(3, -1), times[0], np.zeros(3, int), np.zeros(3))
-
-    def make(multiples):
-        places = {multiple: place for place, multiple in enumerate(sweep.lr_multiples(3))}
-        return [
-            functions_race.Rate(dataclasses.replace(runs, hits=times[places.get(one, 0)]), lambda: None)
-            for one in multiples
-        ]
-
-    assert len(widened(make, sweep.lr_multiples(3), 6, 1, 100)) == 3
-    assert len(widened(make, sweep.lr_multiples(3), 6, 3, 100)) == 4
-
-
-def test_adams_grid_goes_on_upwards_on_rosenbrock():
-    budget = dataclasses.replace(SMALL, function_steps=200, function_extra_rates=6)
-    found = [row["lr_multiple"] for row in functions_race.run(cell("rosenbrock", "Adam", budget)).rows]
-    assert found[:3] == sweep.lr_multiples(3) and found[-1] > 10
-
-
-# starts
-
-
-def test_seed_zero_is_the_published_start_and_others_depend_on_the_runs_seed():
-    function = FUNCTIONS["branin"]
-    assert starts.start(function, 3, 0) == list(function.start)
-    assert starts.start(function, 3, 1) == starts.start(function, 3, 1)
-    assert starts.start(function, 3, 1) != starts.start(function, 4, 1)
-    noise = torch.tensor([starts.start(function, 0, seed) for seed in range(1, 400)]) - torch.tensor(function.start)
-    torch.testing.assert_close(noise.std(0) / 15, torch.tensor([0.05, 0.05]), rtol=0.1, atol=0)
-
-
-def test_noise_never_leaves_the_domain():
-    edge = dataclasses.replace(FUNCTIONS["booth"], start=(10.0, -10.0))
-    for seed in range(1, 20):
-        assert all(-10 <= x <= 10 for x in starts.start(edge, 0, seed))
-
-
-def test_each_run_is_judged_by_the_basin_of_its_own_start():
-    function = FUNCTIONS["six-hump-camel"]
-    found = starts.starts(function, 0, 32)
-    assert found.basins[0] == pytest.approx(function.basin, abs=1e-7)
-    low = np.isclose(found.basins, function.minimum)
-    assert 0 < low.sum() < 32 and np.isclose(found.basins[~low], function.basin).all()
-    gains = found.losses - found.basins
-    np.testing.assert_allclose(found.thresholds[:, 7], found.basins + 1e-2 * gains, rtol=1e-12)
-    again = starts.starts(function, 0, 4)  # the first of them
-    np.testing.assert_array_equal(again.basins, found.basins[:4])
-
-
 def test_cells():
     everything = functions_race.cells(DEFAULT, "cpu", ["SGD", "Adam"], None, 0)
     assert len(everything) == 2 * len(FUNCTIONS)
@@ -421,13 +284,6 @@ def test_cells():
     given = dataclasses.replace(DEFAULT, lr_multiples=(0.5, 2.0))
     settings = functions_race.cells(given, "cpu", ["Adam"], ["beale"], 0)[0].settings
     assert settings["lr_multiples"] == [0.5, 2.0] and settings["extra_rates"] == 0  # as they were given
-
-
-def test_learning_rates_are_centred_on_the_default():
-    assert sweep.lr_multiples(1) == [1]
-    assert sweep.lr_multiples(5) == pytest.approx([0.1, 10**-0.5, 1, 10**0.5, 10])
-    with pytest.raises(ValueError, match="4 learning rates"):
-        sweep.lr_multiples(4)
 
 
 @pytest.mark.parametrize("steps", [1, 10, 100, 500, 5000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 
 import matplotlib.image
@@ -12,13 +13,13 @@ import torch
 from typer.testing import CliRunner
 
 import optimizers
-from bench import functions_race, hyper_map, network_plane, progress, sweep
+from bench import folder, functions_race, hyper_map, network_plane, progress, sweep
 from bench.cli import app
 from bench.errors import BenchError, Exit
 from bench.problems.functions import FUNCTIONS, named
 from bench.problems.networks import NETWORKS
 from bench.problems.stack import draw_picks
-from bench.sweeps import plane
+from bench.sweeps import engine, plane
 
 
 def test_each_pixel_is_a_run_of_the_optimizer(tmp_path):
@@ -112,6 +113,7 @@ def test_every_number_of_every_optimizer_can_be_an_axis(optimizer):
         ({"optimizer": "LBFGS"}, "does not step every element"),
         ({"problem": "rosenbrok"}, "rosenbrock"),
         ({"problem": "digts"}, "digits"),
+        ({"problem": "branin-shifted-x"}, "branin may be followed by"),
         ({"problem": "digits on hubble"}, "digits"),
         ({"problem": "digits", "optimizer": "LBFGS"}, "does not step each parameter"),
         ({"problem": "digits", "optimizer": "Muon"}, "Adafactor"),
@@ -131,6 +133,7 @@ def test_every_number_of_every_optimizer_can_be_an_axis(optimizer):
         ({"size": 1}, "--size 1"),
         ({"size": 100_000}, "--size 100000"),
         ({"steps": 0}, "--steps 0"),
+        ({"steps": 10**20}, "--steps 1"),
         ({"x_range": "1"}, "LOW:HIGH"),
         ({"x_range": "1:nan"}, "no interval"),
         ({"x_range": "2:1"}, "no interval"),
@@ -143,6 +146,62 @@ def test_wrong_input_is_a_sentence_and_exit_2(change, words):
     with pytest.raises(BenchError, match=words) as caught:
         hyper_map.make(**{**arguments, **change})
     assert caught.value.exit_code == Exit.USAGE and str(caught.value).count("\n") == 0
+
+
+ASKED = ["map", "SGD", "booth", "--x", "lr", "--y", "momentum", "--size", "4", "--steps", "3"]
+
+
+def told(monkeypatch, out) -> tuple[int, str]:
+    """What a map into `out` ends with, which must not be made."""
+    monkeypatch.setattr(hyper_map, "make", lambda *_: pytest.fail("the map was made"))
+    with pytest.raises(BenchError) as caught:
+        CliRunner().invoke(app, [*ASKED, "--out", str(out)], catch_exceptions=False)
+    assert "\n" not in str(caught.value)
+    return caught.value.exit_code, str(caught.value)
+
+
+def test_a_place_that_a_map_cannot_go_to_is_told_before_it_is_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "taken" / "SGD-booth-lr-momentum.png").mkdir(parents=True)
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for out in ("file", "file/deeper", "nowhere", "nowhere/deeper"):
+        code, said = told(monkeypatch, tmp_path / out)
+        assert code == 4 and f"{tmp_path / out.partition('/')[0]} is a file, not a folder" in said
+    code, said = told(monkeypatch, tmp_path / "taken")
+    assert code == 4 and "SGD-booth-lr-momentum.png: Is a directory" in said
+    code, said = told(monkeypatch, tmp_path / "map.PNG")
+    assert code == 2 and "map.PNG is to be a folder" in said and f"give {tmp_path} or" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "nowhere", "taken"]
+
+
+def test_a_folder_that_may_not_be_written_to_is_told_before_a_map_is_made(tmp_path, monkeypatch):
+    # not by chmod: root may write anywhere
+    def read_only(dir, **_):
+        raise OSError(errno.EROFS, f"Read-only file system {dir}")
+
+    monkeypatch.setattr(folder.tempfile, "mkstemp", read_only)
+    code, said = told(monkeypatch, tmp_path / "a" / "b")
+    assert code == 4 and f"Read-only file system {tmp_path}." in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_a_dot_in_its_name_takes_a_map(tmp_path):
+    for name in ("v1.2", "maps.png"):
+        (tmp_path / "maps.png").mkdir(exist_ok=True)
+        done = CliRunner().invoke(app, [*ASKED, "--out", str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+        assert len(list((tmp_path / name).iterdir())) == 2
+
+
+def test_nothing_is_compiled_on_a_maps_clock(monkeypatch):
+    """Which code a sweep needs depends on what its runs differ in, and on what some have switched off."""
+    seen, clock, real = [], [], plane.time.perf_counter
+    monkeypatch.setattr(plane.time, "perf_counter", lambda: clock.append(len(seen)) or real())
+    code = engine.Code
+    monkeypatch.setattr(engine, "Code", lambda *asked: seen.append(asked) or code(*asked))
+    hyper_map.make("SGD", "booth", "lr", "momentum", 5, 3)
+    ahead, timed = set(seen[: clock[0]]), set(seen[clock[0] : clock[1]])
+    assert len(timed) == 2 and timed <= ahead
 
 
 def test_each_pixel_of_a_network_is_a_training_of_its_own():

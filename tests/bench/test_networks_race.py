@@ -63,10 +63,18 @@ def test_lbfgs_spends_the_same_number_of_gradients_in_fewer_steps(monkeypatch):
     monkeypatch.setattr(networks_race, "evaluation", evaluation)
     budget = dataclasses.replace(SMOKE, network_steps=70)
     rows = networks_race.run(cell("regression", "LBFGS", budget)).rows
-    assert [row["step"] for row in rows] == [0, 1, 2, 3]
-    assert [row["evaluations"] for row in rows] == [0, 20, 40, 60]  # a fourth step would go beyond 70
-    assert len(calls) == 60 + 20  # and the one step of the network that is thrown away
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["evaluations"] for row in rows] == [0, 20, 40, 60, 70]  # the fourth step gets what is left
+    assert len(calls) == 70 + 20  # and the one step of the network that is thrown away
     assert rows[0]["seconds"] == 0 and all(a["seconds"] < b["seconds"] for a, b in itertools.pairwise(rows))
+
+
+@pytest.mark.parametrize("steps", [2, 7, 20, 21])
+def test_lbfgs_spends_no_more_than_a_budget_shorter_than_its_step(steps):
+    """Else the budget of the scores, which is the largest that anybody spent, would depend on who takes part."""
+    budget = dataclasses.replace(SMOKE, network_steps=steps)
+    rows = networks_race.run(cell("regression", "LBFGS", budget)).rows
+    assert [row["evaluations"] for row in rows] == sorted({0, min(steps, 20), steps})
 
 
 def test_lbfgs_has_a_batch_for_each_step():
@@ -279,3 +287,14 @@ def test_another_loss_keeps_weights_and_batches():
     assert without_seconds(strip[0]) == without_seconds(strip[1])
     other = networks_race.run(cell("digits on huber_loss", "Adam", SMALL)).rows
     assert other[0]["loss"] != own.rows[0]["loss"] and other[-1]["accuracy"] > 0.15
+
+
+def test_a_learning_rate_is_judged_by_its_tuning_seed_and_one_that_diverged_has_no_loss():
+    def run(status, hits, *losses):
+        points = [{"loss": loss, "status": "ok", "hits": ""} for loss in losses]
+        return [*points[:-1], {**points[-1], "status": status, "hits": hits}]
+
+    other = run("ok", "1 1", 0.0, 0.0)
+    assert networks_race.worth([run("ok", "", 3.0, 1.0, 2.0), other], 100, 2) == (0.0, 1.0)
+    assert networks_race.worth([run("diverged", "", 3.0, 1.0, 9e9), other], 100, 2) == (0.0, math.inf)
+    assert networks_race.worth([run("ok", "10", 3.0, 1.0), other], 100, 2) == (pytest.approx(0.25), 1.0)

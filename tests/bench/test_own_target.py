@@ -85,6 +85,13 @@ def test_scores_say_so_and_are_those_of_this_target():
     assert "The only target is a loss of 1, in place of the usual list." in said
 
 
+def test_a_target_that_nobody_has_met_has_no_winner():
+    tables = rows(make(("booth",), 1e-12, ("SGD", "Adam"), seeds=3, steps=3, lrs="0.5,1"))
+    said = [one.text for one in verdict.scores(frames(derive(tables)))]
+    assert "On test functions on cpu, tuned, nobody has met a target." in said
+    assert not any("scores most" in text for text in said)
+
+
 def test_without_one_nothing_says_so():
     scores = frames(derive({"functions": list(example_rows(("Adam", "SGD")))}))
     assert scores["scores"]["target"].isna().all()

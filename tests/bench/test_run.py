@@ -1,11 +1,10 @@
+"""A run: what it leaves behind, what a crash costs, and whose faults fail it."""
+
 import json
 import os
 import re
 import shlex
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,29 +15,7 @@ from bench.cell import Cell, Outcome, Status
 from bench.errors import BenchError, Exit
 from tests.bench import fakes
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    """A report without its charts, which take long to draw, and one look at the machine for all tests."""
-    monkeypatch.setattr(run.report, "draw", fakes.draw)
-    here = environment.collect(("cpu",))
-    monkeypatch.setattr(run.environment, "collect", lambda devices: {**here})
-
-
-@pytest.fixture
-def with_kind(monkeypatch):
-    """Make `run_cell` what a kind runs, counting its cells."""
-
-    def put(run_cell, name="functions", problems=("one", "two", "three")):
-        ran = []
-        monkeypatch.setitem(
-            plan.KINDS, name, fakes.kind(name, lambda cell: ran.append(cell) or run_cell(cell), problems)
-        )
-        return ran
-
-    return put
+pytestmark = pytest.mark.usefixtures("fast", "interruptible")
 
 
 def only_folder(root) -> Path:
@@ -75,73 +52,6 @@ def test_a_finished_run_is_not_gone_on_with(with_kind, tmp_path, capsys):
     assert len(ran) == 18
     assert len([path for path in tmp_path.iterdir() if not path.is_symlink()]) == 3
     assert "is unfinished" not in capsys.readouterr().out
-
-
-def interrupt_in(number):
-    """A cell whose `number`-th run is stopped by Ctrl-C."""
-    count = iter(range(1, 100))
-
-    def run_cell(cell):
-        if next(count) == number:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(5)
-        return fakes.good(cell)
-
-    return run_cell
-
-
-@pytest.fixture(autouse=True)
-def interruptible():
-    """As in the foreground: shells start what runs in the background with interrupts ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture
-def unfinished(with_kind, tmp_path):
-    """A results folder whose run was interrupted in its third of six cells."""
-    with_kind(interrupt_in(3))
-    assert run.execute(fakes.make_plan(), tmp_path) is Exit.INTERRUPTED
-    return tmp_path
-
-
-def test_an_interrupt_keeps_what_is_done_and_makes_the_tables(unfinished):
-    path = only_folder(unfinished)
-    assert len(journal.read(path)) == 2
-    assert len((path / "functions.csv").read_text().splitlines()) == 3
-    assert (path / "index.html").exists()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_only_the_rest_runs(unfinished, with_kind, capsys):
-    ran = with_kind(fakes.good)
-    assert run.execute(fakes.make_plan(), unfinished) is Exit.OK
-    assert len(ran) == 4
-    assert len(journal.read(only_folder(unfinished))) == 6
-    out = capsys.readouterr().out
-    assert "2 of 6 cells are done" in out and "[3/6]" in out
-
-
-def test_fresh_begins_again(unfinished, with_kind):
-    ran = with_kind(fakes.good)
-    run.execute(fakes.make_plan(), unfinished, fresh=True)
-    assert len(ran) == 6
-    assert len([path for path in unfinished.iterdir() if not path.is_symlink()]) == 2
-
-
-@pytest.mark.parametrize("changed", ["plan", "machine"])
-def test_another_plan_or_machine_begins_a_new_run(unfinished, with_kind, monkeypatch, capsys, changed):
-    ran = with_kind(fakes.good)
-    if changed == "machine":
-        here = environment.collect(("cpu",))
-        monkeypatch.setattr(run.environment, "collect", lambda devices: {**here, "id": "elsewhere"})
-    run.execute(fakes.make_plan(seed=1 if changed == "plan" else 0), unfinished)
-    assert (
-        f"is unfinished, but of another {'plan' if changed == 'plan' else 'code, machine'}" in capsys.readouterr().out
-    )
-    assert len(ran) == 6
-    assert len([path for path in unfinished.iterdir() if not path.is_symlink()]) == 2
 
 
 def test_what_counts_for_the_environment_id(monkeypatch):
@@ -239,7 +149,7 @@ def test_a_wrong_optimizer_is_not_timed_and_the_row_says_why(with_kind, tmp_path
 
 
 def test_it_is_not_timed_after_a_resume_either(with_kind, tmp_path):
-    timed_after_verification(with_kind, tmp_path, fakes.wrong_adam, interrupt_in(2))
+    timed_after_verification(with_kind, tmp_path, fakes.wrong_adam, fakes.interrupt_in(2))
     code, timed = timed_after_verification(with_kind, tmp_path, pytest.fail)
     assert (code, len(journal.read(only_folder(tmp_path)))) == (Exit.WRONG, 12)
     assert set(timed) == {"SGD"}
@@ -299,99 +209,6 @@ def test_a_read_only_disk_is_refused_before_anything_runs(with_kind, tmp_path, m
     assert caught.value.exit_code == 4 and not ran
 
 
-def test_a_locked_folder_is_left_alone(unfinished, with_kind):
-    ran = with_kind(fakes.good)
-    with folder.lock(only_folder(unfinished)), pytest.raises(BenchError, match="in use by pid") as caught:
-        run.execute(fakes.make_plan(), unfinished)
-    assert caught.value.exit_code == 5 and not ran
-
-
-def test_a_damaged_journal_stops_the_run(unfinished, with_kind):
-    ran = with_kind(fakes.good)
-    path = only_folder(unfinished) / journal.NAME
-    path.write_bytes(path.read_bytes().replace(b"SGD", b"SGE", 1))
-    with pytest.raises(BenchError, match="line 1") as caught:
-        run.execute(fakes.make_plan(), unfinished)
-    assert caught.value.exit_code == 3 and not ran
-
-
-def start(root):
-    """A run of twelve cells in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.fakes", str(root)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return process
-
-
-def wait_for(process, text, times=1):
-    while times:
-        line = process.stdout.readline()
-        assert line, "the run ended early"
-        times -= text in line
-
-
-def test_killed_in_the_middle_only_the_rest_runs(tmp_path, with_kind, capsys):
-    process = start(tmp_path)
-    wait_for(process, "started", times=4)
-    process.kill()
-    process.communicate()
-    done = journal.read(only_folder(tmp_path))
-    assert len(done) == 3
-
-    path = only_folder(tmp_path) / journal.NAME
-    path.write_bytes(path.read_bytes() + b'{"schema":1,"cell":{"id"')  # killed inside a write
-    ran = with_kind(fakes.good, problems=fakes.SLOW)
-    assert run.execute(fakes.make_plan(), tmp_path) is Exit.OK
-    assert len(ran) == 9
-    assert capsys.readouterr().out.count("was torn") == 1
-    records = journal.read(only_folder(tmp_path))
-    assert records[:3] == done and len({record.cell.id for record in records}) == len(records) == 12
-
-
-def test_a_terminated_run_ends_in_order(tmp_path):
-    process = start(tmp_path)
-    wait_for(process, "started", times=3)
-    process.terminate()
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "interrupted: the finished cells are kept" in out
-    assert len((only_folder(tmp_path) / "functions.csv").read_text().splitlines()) == 3
-
-
-def test_a_second_signal_does_not_wait_for_the_page(with_kind, tmp_path, monkeypatch):
-    ended = []
-    monkeypatch.setattr(os, "_exit", ended.append)
-
-    def impatient(path):
-        os.kill(os.getpid(), signal.SIGINT)
-        return []
-
-    with_kind(interrupt_in(2))
-    monkeypatch.setattr(run.report, "write", impatient)
-    run.execute(fakes.make_plan(), tmp_path)
-    assert ended == [130]
-
-
-def test_an_interrupt_while_the_report_is_made_is_said(with_kind, tmp_path, monkeypatch, capsys):
-    def interrupted(path):
-        os.kill(os.getpid(), signal.SIGINT)
-        return []
-
-    with_kind(fakes.good)
-    monkeypatch.setattr(run.report, "write", interrupted)
-    assert run.execute(fakes.make_plan(), tmp_path) is Exit.INTERRUPTED
-    assert "interrupted while the report was made: all cells are finished" in capsys.readouterr().out
-    with_kind(interrupt_in(2))
-    monkeypatch.setattr(run.report, "write", lambda path: [])
-    run.execute(fakes.make_plan(seed=1), tmp_path)
-    out = capsys.readouterr().out
-    assert "interrupted: the finished cells are kept" in out and "while the report" not in out
-
-
 def test_the_recorded_command_can_be_pasted(with_kind, tmp_path, monkeypatch):
     with_kind(fakes.good)
     arguments = ["run", "--out", "my results", "--problem", "$(rm x)"]
@@ -399,19 +216,6 @@ def test_the_recorded_command_can_be_pasted(with_kind, tmp_path, monkeypatch):
     run.execute(fakes.make_plan(), tmp_path)
     command = json.loads((only_folder(tmp_path) / "environment.json").read_text())["command"]
     assert shlex.split(command) == ["python", "-m", "bench", *arguments]
-
-
-def test_a_signal_between_cells_is_noted_and_never_raised_into_a_write(with_kind, tmp_path, monkeypatch):
-    real = journal.Journal.append
-
-    def interrupted_append(self, record):
-        os.kill(os.getpid(), signal.SIGTERM)
-        real(self, record)
-
-    with_kind(fakes.good)
-    monkeypatch.setattr(journal.Journal, "append", interrupted_append)
-    assert run.execute(fakes.make_plan(), tmp_path) is Exit.TERMINATED
-    assert len(journal.read(only_folder(tmp_path))) == 1
 
 
 @pytest.mark.parametrize("kind", plan.KINDS)

@@ -383,3 +383,16 @@ def test_runs_of_who_optimizes_nothing_are_not_counted_among_those_that_diverged
     rows = [run("Adam", "f", [[1]]), run("sign flipped", "f", [[]], status="diverged", diverged=1)]
     tables = empty_tables() | {"functions": pd.DataFrame(rows)}
     assert verdict.races(tables)[0].text == "0 of 1 runs on 1 test function diverged, over all learning rates tried."
+
+
+@pytest.mark.parametrize(
+    ("runs", "seeds", "said"),
+    [(1, 1, ["test functions", "small networks"]), (2, 1, ["small networks"]), (3, 2, []), (None, None, [])],
+)
+def test_where_no_seed_is_left_to_score_the_page_says_so(runs, seeds, said):
+    tables = {
+        "functions": pd.DataFrame([{"runs": runs, "tuning_seeds": 1}] if runs else []),
+        "networks": pd.DataFrame([{"seed": seed} for seed in range(seeds or 0)]),
+    }
+    found = [one.text for one in verdict.sentences(empty_tables() | tables) if "Nothing is scored" in one.text]
+    assert [text.removeprefix("Nothing is scored on ").partition(":")[0] for text in found] == said

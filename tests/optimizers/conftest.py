@@ -27,3 +27,8 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def unchecked_sparse_tensors():
+    torch.sparse.check_sparse_tensor_invariants.disable()  # or torch warns that it does not check

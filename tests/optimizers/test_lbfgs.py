@@ -6,100 +6,23 @@ import copy
 import gc
 import inspect
 import io
-import math
 import pickle
 
 import pytest
 import torch
-from torch.testing._internal.common_optimizers import optim_db
 
 from optimizers import LBFGS, lbfgs
 from optimizers.executors import kernels
-from optimizers.executors.history import History, history
 
-BUILDS = (LBFGS, torch.optim.LBFGS)
-WOLFE = {"line_search_fn": "strong_wolfe"}
-SHAPES = ((3, 4), (5,), ())
-PLAIN = "numba is not installed"
-NEAR = {"rtol": 1e-11, "atol": 1e-11}  # the closure's own products depend on how its memory is aligned
+from .lbfgs_sides import BUILDS, PLAIN, WOLFE, Side, assert_same, pair
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def plain(monkeypatch):
     """Without the compiled half."""
     monkeypatch.setattr(kernels, "executor", lambda device: PLAIN)
-
-
-class Side:
-    """Parameters, an optimizer, and a logistic regression whose data change with `seed`."""
-
-    def __init__(self, build, shapes=SHAPES, dtype=torch.float64, layout=lambda t: t, **options):
-        generator = torch.Generator().manual_seed(0)
-        start = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
-        self.params = [torch.nn.Parameter(layout(t)) for t in start]
-        self.optimizer = build(self.params, **options)
-        self.seed, self.calls, self.fails_at, self.steepness = 0, 0, None, 1.0
-
-    def loss(self):
-        x = torch.cat([(torch.view_as_real(p) if p.is_complex() else p).reshape(-1) for p in self.params])
-        generator = torch.Generator().manual_seed(self.seed)
-        rows = torch.randn(60, len(x), generator=generator, dtype=torch.float64).to(x.dtype)
-        return torch.nn.functional.softplus(-rows @ x).mean() + 0.05 * x.square().sum()
-
-    def closure(self):
-        self.calls += 1
-        if self.calls == self.fails_at:
-            raise KeyboardInterrupt
-        assert torch.is_grad_enabled()
-        self.optimizer.zero_grad()
-        loss = self.steepness * self.loss()
-        loss.backward()
-        return loss
-
-    def step(self, steps=1, new_data=False):
-        loss = None
-        for _ in range(steps):
-            loss = self.optimizer.step(self.closure)
-            self.seed += new_data
-        return loss
-
-    @property
-    def state(self):
-        return self.optimizer.state[self.params[0]]
-
-    def values(self):
-        return [p.detach().clone() for p in self.params]
-
-
-def pair(**options):
-    return [Side(build, **options) for build in BUILDS]
-
-
-def assert_same(ours, theirs, tolerance=1e-10):
-    """The same parameters, calls of the closure, and state: its keys, types, dtypes and values."""
-    near = {"rtol": tolerance, "atol": tolerance}
-    torch.testing.assert_close(ours.params, theirs.params, **near)
-    assert ours.calls == theirs.calls
-    mine, other = ours.state, theirs.state
-    assert mine.keys() == other.keys()
-    for key in mine:
-        assert type(mine[key]) is type(other[key]), key
-        a, b = (x if isinstance(x, list) else [x] for x in (mine[key], other[key]))
-        assert [type(x) for x in a] == [type(x) for x in b], key
-        for x, y in zip(a, b, strict=True):
-            if isinstance(x, torch.Tensor):
-                assert (x.dtype, x.shape) == (y.dtype, y.shape)
-                torch.testing.assert_close(x, y, **near)
-            else:
-                assert x == pytest.approx(y, rel=tolerance, abs=tolerance) if x is not None else y is None
 
 
 OPTIONS = [
@@ -123,7 +46,7 @@ OPTIONS = [
 def test_a_free_run_agrees_with_torch_in_every_step(options):
     ours, theirs = pair(**options)
     assert {name for _, name, _ in ours.optimizer.executors()} == {"cpu"}
-    for _ in range(12):
+    for _ in range(10):  # after that, at the minimum, differences of gradients are all rounding
         assert ours.step().item() == pytest.approx(theirs.step().item(), rel=1e-12)
         assert_same(ours, theirs)
 
@@ -262,170 +185,6 @@ def test_a_saved_state_is_not_changed_by_later_steps():
     for key in ("d", "old_dirs", "old_stps", "ro", "prev_flat_grad", "al"):
         assert saved[key] is not side.state[key]
         torch.testing.assert_close(saved[key], before[key], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("fails_at", [2, 3])
-@pytest.mark.parametrize("before", [0, 1, 4])
-@pytest.mark.parametrize("executor", ["cpu", "eager"])
-def test_a_closure_that_raises_in_the_line_search_has_not_been_called(fails_at, before, executor, monkeypatch):
-    if executor == "eager":
-        monkeypatch.setattr(kernels, "executor", lambda device: PLAIN)
-    # so short a first length that a search looks several times
-    ours, other = (Side(LBFGS, lr=1e-3, max_iter=1, max_eval=20, history_size=2, **WOLFE) for _ in range(2))
-    ours.step(before)
-    other.step(before)
-    values, state = ours.values(), copy.deepcopy(ours.optimizer.state_dict()["state"][0] if before else {})
-    ours.fails_at = ours.calls + fails_at
-    with pytest.raises(KeyboardInterrupt):
-        ours.step()
-    assert all(map(torch.equal, ours.params, values))
-    for key in state.keys() - {"func_evals"}:
-        torch.testing.assert_close(ours.state[key], state[key], rtol=0, atol=0)
-    ours.fails_at = None
-    ours.step(3)
-    other.step(3)
-    torch.testing.assert_close(ours.params, other.params, **NEAR)
-    assert ours.state["n_iter"] == other.state["n_iter"]
-
-
-def test_a_closure_that_raises_after_whole_iterations_leaves_these():
-    ours, other = (Side(LBFGS, max_iter=n, max_eval=99, **WOLFE) for n in (6, 2))
-    other.step()
-    ours.fails_at = other.calls + 1
-    with pytest.raises(KeyboardInterrupt):
-        ours.step()
-    torch.testing.assert_close(ours.params, other.params, **NEAR)
-    assert ours.state["n_iter"] == other.state["n_iter"] == 2
-    assert ours.state["func_evals"] == other.state["func_evals"]
-    torch.testing.assert_close(ours.state["old_stps"], other.state["old_stps"], **NEAR)
-
-
-def test_without_a_line_search_a_closure_that_raises_ends_the_step_where_it_is():
-    ours, other = (Side(LBFGS, lr=0.1, max_iter=n, max_eval=99) for n in (6, 3))
-    other.step()
-    ours.fails_at = 4
-    with pytest.raises(KeyboardInterrupt):
-        ours.step()
-    ours.fails_at = None
-    for side in (ours, other):
-        side.optimizer.param_groups[0]["max_iter"] = 2
-        side.step(3)
-    torch.testing.assert_close(ours.params, other.params, **NEAR)
-
-
-def test_an_unknown_line_search_is_refused_before_the_closure_is_called():
-    ours, theirs = pair(line_search_fn="armijo")
-    for side in (ours, theirs):
-        with pytest.raises(RuntimeError, match="only 'strong_wolfe' is supported"):
-            side.step()
-    assert ours.calls == 0 and not ours.optimizer.state
-
-
-def test_groups_and_values_that_no_step_could_use_are_refused():
-    p = torch.nn.Parameter(torch.ones(2))
-    with pytest.raises(ValueError, match="LBFGS doesn't support per-parameter options"):
-        LBFGS([{"params": [p]}, {"params": [torch.nn.Parameter(torch.ones(2))]}])
-    ours, _ = pair()
-    ours.optimizer.param_groups[0]["lr"] = math.nan
-    with pytest.raises(ValueError, match="lr of parameter group 0 has become nan"):
-        ours.step()
-    ours, theirs = pair()
-    for side in (ours, theirs):
-        side.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
-        with pytest.raises(AssertionError, match="Expected exactly one param_group, but got 2"):
-            side.step()
-    assert ours.calls == 0
-
-
-def test_torchs_error_inputs():
-    info = next(info for info in optim_db if info.optim_cls is torch.optim.LBFGS)
-    for case in info.optim_error_inputs_func(device="cpu", dtype=torch.float32):
-        given = case.optimizer_error_input
-        if case.error_type is UserWarning:
-            with pytest.warns(UserWarning, match=case.error_regex):
-                LBFGS(given.params, **given.kwargs)
-        else:
-            with pytest.raises(case.error_type, match=case.error_regex):
-                LBFGS(given.params, **given.kwargs)
-
-
-def test_a_step_that_moves_too_little_is_the_last_however_much_the_loss_falls():
-    ours, theirs = pair(lr=1e-4, tolerance_change=1e-3, max_iter=9)
-    for side in (ours, theirs):
-        side.steepness = 1e6
-        side.step(3)
-    assert ours.calls < 3 * 9
-    assert_same(ours, theirs, 1e-9)
-
-
-def test_gradients_that_are_nan_stop_nothing_as_in_torch():
-    ours, theirs = pair(shapes=((3,),), max_iter=3, max_eval=99)
-    for side in (ours, theirs):
-        side.loss = lambda side=side: (side.params[0] * torch.tensor([1.0, math.nan, 2.0])).sum()
-        side.step()
-        assert side.state["n_iter"] == 3 and side.params[0].isnan().any()
-    torch.testing.assert_close(ours.params, theirs.params, rtol=1e-12, atol=1e-12, equal_nan=True)
-
-
-def test_at_the_optimum_nothing_happens():
-    ours, theirs = pair(shapes=((3,),))
-    for side in (ours, theirs):
-        side.loss = lambda side=side: (side.params[0] * 0).sum()
-        side.step()
-    assert ours.state == theirs.state == {"func_evals": 1, "n_iter": 0}
-
-
-def test_a_history_of_none_is_a_scaled_gradient_where_torch_fails():
-    ours, theirs = pair(lr=0.1, history_size=0, max_iter=3)
-    with pytest.raises(IndexError):
-        theirs.step()  # torch has mended it when this fails: compare with it
-    first = ours.step().item()
-    assert ours.step().item() < first
-    assert ours.state["old_dirs"] == [] and ours.state["al"] == []
-
-
-def test_a_history_made_shorter_on_the_way_keeps_the_newest():
-    side = Side(LBFGS, lr=0.1, max_iter=4, history_size=5)
-    side.step(2)
-    newest = side.state["old_stps"][-1]
-    side.optimizer.param_groups[0].update(history_size=2, max_iter=1)
-    side.step()
-    assert len(side.state["old_stps"]) == len(side.state["ro"]) == 2
-    assert torch.equal(side.state["old_stps"][0], newest)
-
-
-def test_a_state_that_is_not_like_the_gradient_is_worked_on_without_kernel():
-    sides = pair(lr=0.1, max_iter=3)
-    for side in sides:
-        side.step()
-        for key in ("old_dirs", "old_stps"):
-            side.state[key] = [torch.stack([x, x], 1)[:, 0] for x in side.state[key]]
-    gradient = torch.cat([p.grad.reshape(-1) for p in sides[0].params])
-    assert type(history(100, gradient, sides[0].state)) is History
-    for side in sides:
-        side.step(2)
-    assert_same(*sides)
-
-
-def test_a_history_without_end_keeps_all():
-    side = Side(LBFGS, lr=0.1, max_iter=4, history_size=math.inf)
-    side.step(3)
-    assert len(side.state["old_stps"]) == len(side.state["al"]) == 11
-
-
-def test_a_closure_that_changes_a_parameters_dtype_is_stopped_before_memory_is_read_wrongly():
-    side = Side(LBFGS, lr=0.1, max_iter=4)
-    closure = side.closure
-
-    def changing():
-        if side.calls == 2:
-            side.params[0].data = side.params[0].data.float()
-            side.params[1].data = side.params[1].data.float()
-            side.params[2].data = side.params[2].data.float()
-        return closure()
-
-    with pytest.raises(RuntimeError, match="the closure changed the shape, dtype or device of a parameter"):
-        side.optimizer.step(changing)
 
 
 def test_fewer_vectors_are_alive_while_a_closure_runs_than_under_torch():

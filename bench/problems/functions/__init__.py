@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 from bench.errors import BenchError, Exit, unknown
@@ -57,8 +58,20 @@ def named(name: str) -> Function:
     Raises `BenchError` (exit 2) for a name that is none, and for dimensions that the function does not have.
     """
     if not known(name):
-        raise unknown("function", name, NAMES)
+        raise unknown_name("function", name, NAMES)
     return _named(name.lower())
+
+
+def unknown_name(what: str, name: str, names: Iterable[str]) -> BenchError:
+    """The error for a name that is not in `names` and no function's: says what may follow that of a function."""
+    begins = [entry for entry in ENTRIES if name.lower().startswith(f"{entry}-")]
+    if not begins:
+        return unknown(what, name, names)
+    return BenchError(
+        f"unknown {what} {name!r}: {max(begins, key=len)} may be followed by a number of dimensions, as -10d, then by "
+        "-shifted or -shifted-3, then by -rotated or -rotated-3.",
+        Exit.USAGE,
+    )
 
 
 @functools.cache
