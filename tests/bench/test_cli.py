@@ -76,7 +76,7 @@ def test_options_may_be_repeated_and_reach_the_cells(fake_kinds, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["race", "--seeds", "0"], "--seeds 0 leaves nothing to race"),
+        (["race", "--seeds", "0"], "--seeds 0 is out of range"),
         (["race", "--lrs", "1,nan"], "'nan' is no learning rate"),
         (["run", "--optimizer", "adamm"], "did you mean 'Adam'?"),
         (["run", "--problem", "rosenbrok"], "did you mean 'rosenbrock'?"),
