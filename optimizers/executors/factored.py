@@ -146,7 +146,7 @@ def source(algorithm: FactoredAlgorithm, matrix: bool, dtype: torch.dtype, state
         "COEFFICIENTS": str(COEFFICIENTS),
     }
     text = IMPORTS + ELEMENTS + _HEAD + (_MATRIX if matrix else _VECTOR)
-    rules = "\n".join(f"@njit(**OPTIONS)\n{definition(function, name)}" for name, function in functions.items())
+    rules = "\n".join(f"@traced\n{definition(function, name)}" for name, function in functions.items())
     coefs = "\n".join(f"{name} = {names['REAL']}(get_float64(coefs, {i}))" for i, name in enumerate(algorithm.outputs))
     return Template(text).substitute(names, RULES=rules, COEFS=textwrap.indent(coefs, "    ").lstrip())
 
@@ -155,14 +155,7 @@ _HEAD = '''
 
 ${RULES}
 
-@njit(**OPTIONS)
-def state(at, i):
-    return load_${STATE_KIND}(get_${STATE_CELL}(at, i))
-
-
-@njit(**OPTIONS)
-def set_state(at, i, x):
-    set_${STATE_CELL}(at, i, store_${STATE_KIND}(x))
+state, set_state = get_${STATE_KIND}, set_${STATE_KIND}
 
 
 @njit(**SUMS)

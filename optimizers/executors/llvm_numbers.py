@@ -14,20 +14,45 @@ from llvmlite import ir
 FLAGS = ("contract",)
 _BITS = {"float": ir.IntType(32), "double": ir.IntType(64)}
 _FLOATS = {32: ir.FloatType(), 64: ir.DoubleType()}
+_TRUTH = ir.IntType(1)
+#: whole powers up to this are products
+_MOST_FACTORS = 64
 
 
 class Number:
-    """A float, whole number or truth in a function that is being written; other operands are constants of its type."""
+    """A float, whole number or truth in a function that is being written; other operands are constants of its type.
+
+    A truth has the type of the numbers that were compared, as which it counts 0 or 1 in arithmetic.
+    """
 
     __array_ufunc__ = None  # numpy's scalars leave operators to this class
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, builder: ir.IRBuilder, value: ir.Value) -> None:
-        self.builder, self.value = builder, value
+    def __init__(self, builder: ir.IRBuilder, value: ir.Value, type: ir.Type | None = None) -> None:
+        self.builder, self.value, self.type = builder, value, type or value.type
+
+    def __bool__(self) -> bool:
+        raise TypeError("what depends on numbers is chosen by `where`, not by `if`, `and` or `or`")
 
     @property
     def floats(self) -> bool:
         return str(self.value.type) in _BITS
+
+    @property
+    def number(self) -> Number:
+        """A truth as 0 or 1; anything else as it is."""
+        if self.value.type == self.type:
+            return self
+        return self._new(self.builder.uitofp(self.value, self.type))
+
+    @property
+    def truth(self) -> Number:
+        """Whether it is not 0, if it is no truth already."""
+        return self if self.value.type == _TRUTH else self != 0
+
+    def constant(self, value: Any) -> Number:
+        """A number of the type of this one, if it is none yet."""
+        return value.number if isinstance(value, Number) else self._new(ir.Constant(self.type, value))
 
     def of(self, other: Any) -> ir.Value:
         """Another operand as a value."""
@@ -37,18 +62,20 @@ class Number:
         return Number(self.builder, value)
 
     def _with(self, operation: str, other: Any, turned: bool = False) -> Number:
-        operands = [self.value, self.of(other)]
+        operands = [self.number.value, self.constant(other).value]
         if turned:
             operands.reverse()
-        if self.floats:
+        if self.number.floats:
             return self._new(getattr(self.builder, f"f{operation}")(*operands, flags=FLAGS))
         return self._new(getattr(self.builder, operation)(*operands))
 
     def _compared(self, how: str, other: Any) -> Number:
-        if not self.floats:
-            return self._new(self.builder.icmp_unsigned(how, self.value, self.of(other)))
-        compare = self.builder.fcmp_unordered if how == "!=" else self.builder.fcmp_ordered
-        return self._new(compare(how, self.value, self.of(other)))
+        x, y = self.number, self.constant(other)
+        if not x.floats:
+            compare = self.builder.icmp_unsigned
+        else:
+            compare = self.builder.fcmp_unordered if how == "!=" else self.builder.fcmp_ordered
+        return Number(self.builder, compare(how, x.value, y.value), self.type)
 
     def __add__(self, other: Any) -> Number:
         return self._with("add", other)
@@ -70,12 +97,31 @@ class Number:
 
     __radd__, __rmul__ = __add__, __mul__
 
+    def __pow__(self, other: Any) -> Number:
+        if isinstance(other, Number) or other != int(other) or abs(other) > _MOST_FACTORS:
+            return self._called("llvm.pow", self.constant(other))
+        power, square, rest = self.constant(1), self.number, abs(int(other))
+        while rest:
+            power, square, rest = power * square if rest & 1 else power, square * square, rest >> 1
+        return power if other >= 0 else 1 / power
+
+    def __rpow__(self, other: Any) -> Number:
+        return self.constant(other) ** self
+
     def __neg__(self) -> Number:
-        return self._new(self.builder.fneg(self.value))
+        return self._new(self.builder.fneg(self.number.value))
 
     def __abs__(self) -> Number:
-        absolute = self.builder.module.declare_intrinsic("llvm.fabs", [self.value.type])
-        return self._new(self.builder.call(absolute, [self.value]))
+        return self._called("llvm.fabs")
+
+    def sqrt(self) -> Number:
+        """nan for negative numbers."""
+        return self._called("llvm.sqrt")
+
+    def _called(self, name: str, *others: Number) -> Number:
+        """A function of LLVM's own."""
+        function = self.builder.module.declare_intrinsic(name, [self.type])
+        return self._new(self.builder.call(function, [self.number.value, *(other.value for other in others)]))
 
     def __lshift__(self, other: int) -> Number:
         return self._new(self.builder.shl(self.value, self.of(other)))
@@ -84,10 +130,10 @@ class Number:
         return self._new(self.builder.lshr(self.value, self.of(other)))
 
     def __and__(self, other: Any) -> Number:
-        return self._new(self.builder.and_(self.value, self.of(other)))
+        return Number(self.builder, self.builder.and_(self.value, self.of(other)), self.type)
 
     def __or__(self, other: Any) -> Number:
-        return self._new(self.builder.or_(self.value, self.of(other)))
+        return Number(self.builder, self.builder.or_(self.value, self.of(other)), self.type)
 
     def __xor__(self, other: Any) -> Number:
         return self._new(self.builder.xor(self.value, self.of(other)))
@@ -106,6 +152,9 @@ class Number:
 
     def __gt__(self, other: Any) -> Number:
         return self._compared(">", other)
+
+    def __ge__(self, other: Any) -> Number:
+        return self._compared(">=", other)
 
     def bits(self) -> Number:
         """A float's bits as a whole number."""
@@ -136,10 +185,13 @@ class Number:
         return self._new(self.builder.fpext(self.value, ir.DoubleType()))
 
 
-def where(condition: Number, x: Any, y: Any) -> Number:
-    """`x` where the condition holds, otherwise `y`; one of them may be a constant."""
-    number = x if isinstance(x, Number) else y
-    return Number(number.builder, number.builder.select(condition.value, number.of(x), number.of(y)))
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """`x` where the condition holds, otherwise `y`; any of them may be a constant."""
+    if not isinstance(condition, Number):
+        return x if condition else y
+    like = next((one for one in (x, y) if isinstance(one, Number)), condition)
+    x, y = like.constant(x), like.constant(y)
+    return Number(x.builder, x.builder.select(condition.truth.value, x.value, y.value))
 
 
 def polynomial(x: Number, coefficients: Any) -> Number:

@@ -7,7 +7,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_I64 = ir.IntType(64)
+from . import llvm_numbers
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
 def caller(result, *arguments):
@@ -30,24 +32,29 @@ def caller(result, *arguments):
     return call
 
 
-def _memory(kind):
-    """Load and store of one scalar type: the element `index` after a raw address."""
+def _memory(kind, cell=None, read=None, write=None):
+    """Load and store of one scalar type: the element `index` after a raw address.
+
+    cell: the LLVM type in memory, if it is another; read, write: what then makes a number of it, and it of a number.
+    """
 
     def element(context, builder, address, index):
-        pointer = builder.inttoptr(address, context.get_data_type(kind).as_pointer())
+        pointer = builder.inttoptr(address, (cell or context.get_data_type(kind)).as_pointer())
         return builder.gep(pointer, [index], inbounds=True)
 
     @intrinsic
     def load(typing, address, index):
         def generate(context, builder, signature, values):
-            return builder.load(element(context, builder, *values))
+            value = builder.load(element(context, builder, *values))
+            return read(builder, value) if read else value
 
         return kind(types.intp, types.intp), generate
 
     @intrinsic
     def store(typing, address, index, value):
         def generate(context, builder, signature, values):
-            builder.store(values[2], element(context, builder, *values[:2]))
+            value = write(builder, values[2]) if write else values[2]
+            builder.store(value, element(context, builder, *values[:2]))
             return context.get_dummy_value()
 
         return types.void(types.intp, types.intp, kind), generate
@@ -58,8 +65,42 @@ def _memory(kind):
 word, set_word = _memory(types.intp)
 get_float64, set_float64 = _memory(types.float64)
 get_float32, set_float32 = _memory(types.float32)
-get_uint16, set_uint16 = _memory(types.uint16)
 get_uint32, set_uint32 = _memory(types.uint32)
+
+
+def _of_half(builder, value):
+    return builder.fpext(value, ir.FloatType())
+
+
+def _to_half(builder, value):
+    """The nearest half, ties to even."""
+    return builder.fptrunc(value, ir.HalfType())
+
+
+def _of_bfloat16(builder, value):
+    return (llvm_numbers.Number(builder, builder.zext(value, _I32)) << 16).of_bits().value
+
+
+def _to_bfloat16(builder, value):
+    """The nearest one, ties to even; a nan keeps its quiet bit instead of rounding into infinity."""
+    x = llvm_numbers.Number(builder, value)
+    rounded = (x.bits() + 0x7FFF + ((x.bits() >> 16) & 1)) >> 16
+    return builder.trunc(llvm_numbers.where(x == x, rounded, 0x7FC0).value, ir.IntType(16))
+
+
+# half types are worked with in float32
+get_float16, set_float16 = _memory(types.float32, ir.HalfType(), _of_half, _to_half)
+get_bfloat16, set_bfloat16 = _memory(types.float32, ir.IntType(16), _of_bfloat16, _to_bfloat16)
+
+
+@intrinsic
+def add(typing, x, y):
+    """Two floats of one type in a sum whose terms may be added in any order, which vector instructions need."""
+
+    def generate(context, builder, signature, values):
+        return builder.fadd(*values, flags=("contract", "reassoc"))
+
+    return x(x, x), generate
 
 
 @intrinsic
@@ -87,23 +128,3 @@ bits_of_float32 = _bitcast(types.float32, types.uint32)
 float32_of_bits = _bitcast(types.uint32, types.float32)
 bits_of_float64 = _bitcast(types.float64, types.uint64)
 float64_of_bits = _bitcast(types.uint64, types.float64)
-
-
-@intrinsic
-def float32_of_float16(typing, value):
-    """The float32 that sixteen bits of IEEE half precision stand for."""
-
-    def generate(context, builder, signature, values):
-        return builder.fpext(builder.bitcast(values[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(types.uint16), generate
-
-
-@intrinsic
-def float16_of_float32(typing, value):
-    """The sixteen bits of the nearest IEEE half, ties to even."""
-
-    def generate(context, builder, signature, values):
-        return builder.bitcast(builder.fptrunc(values[0], ir.HalfType()), ir.IntType(16))
-
-    return types.uint16(types.float32), generate

@@ -19,17 +19,17 @@ def definition(function: Callable, name: str) -> str:
 def storage(kind: str) -> dict[str, str]:
     """How numbers of a dtype are kept and worked with: sixteen-bit floats are bits in memory, and float32 in sums.
 
-    KIND: the dtype, CELL: the type in memory, SIZE: its bytes, REAL: the type of the arithmetic.
+    KIND: the dtype, SIZE: its bytes in memory, REAL: the type of the arithmetic.
     """
     size = {"float64": 8, "float32": 4}.get(kind, 2)
-    cell, real = (kind, kind) if size > 2 else ("uint16", "float32")
-    return {"KIND": kind, "CELL": cell, "SIZE": str(size), "REAL": real}
+    return {"KIND": kind, "SIZE": str(size), "REAL": kind if size > 2 else "float32"}
 
 
 #: what every generated CPU kernel begins with
 IMPORTS = """from numba import cfunc, float32, float64, njit
 from optimizers.executors.numba_dialect import *
 from optimizers.executors.numba_dialect import OPTIONS
+from optimizers.executors.llvm_dialect import traced
 from optimizers.executors.raw import *
 """
 
@@ -37,16 +37,7 @@ from optimizers.executors.raw import *
 ELEMENTS = """
 # sums may be taken in any order, in float64
 SUMS = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
-
-
-@njit(**OPTIONS)
-def element(at, i):
-    return load_${KIND}(get_${CELL}(at, i))
-
-
-@njit(**OPTIONS)
-def set_element(at, i, x):
-    set_${CELL}(at, i, store_${KIND}(${REAL}(x)))
+element, set_element = get_${KIND}, set_${KIND}
 """
 
 
@@ -87,7 +78,7 @@ def numba_block(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, sta
     return "\n".join(
         [
             IMPORTS,
-            *[f"@njit(**OPTIONS)\n{source}" for source in rules.values()],
+            *[f"@traced\n{source}" for source in rules.values()],
             "@cfunc('void(intp, intp, intp, intp)', cache=True, **OPTIONS)",
             "def block(row, coefs, start, stop):",
             textwrap.indent("\n".join(lines + loops), "    "),
@@ -98,13 +89,12 @@ def numba_block(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, sta
 
 def _loop(rule: str, live: list[str], unread: set[str], kinds: dict[str, str], slots, outputs) -> list[str]:
     """The lines of a loop that loads, applies a rule, and stores; slots in `unread` are only stored."""
-    cells = {n: storage(kinds[n])["CELL"] for n in live}
-    values = {n: f"load_{kinds[n]}(get_{cells[n]}({n}_at, i))" for n in live if n not in unread}
+    values = {n: f"get_{kinds[n]}({n}_at, i)" for n in live if n not in unread}
     arguments = [values.get(n, "None") for n in ["p", "g", *slots]] + [f"{name}_c" for name in outputs]
     return [
         "for i in range(stop - start):",
         f"    {', '.join(f'{name}_new' for name in ['p', *slots])}, = {rule}({', '.join(arguments)})",
-        *[f"    set_{cells[n]}({n}_at, i, store_{kinds[n]}({n}_new))" for n in live if n != "g"],
+        *[f"    set_{kinds[n]}({n}_at, i, {n}_new)" for n in live if n != "g"],
     ]
 
 

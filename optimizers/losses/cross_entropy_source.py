@@ -12,6 +12,7 @@ COMMON = '''
 import math
 
 from numba import int32, int64, uint32, uint64
+from optimizers.executors.numba_math import *
 
 INLINE = {**OPTIONS, "forceinline": True}
 IN_PLACE = ${IN_PLACE}
