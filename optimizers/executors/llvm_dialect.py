@@ -6,17 +6,18 @@ What is no `Number` is worked as `optimizers.dialect` does.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from .. import dialect
 from . import numba_math
-from .llvm_numbers import Number, where  # noqa: F401  # of the dialect
+from .llvm_numbers import Exact, Number, element, where
 
 
 def _numbers(function: Callable[..., Number]) -> Callable[..., Any]:
@@ -85,52 +86,99 @@ def offered(function: Callable[..., Number], conditions: int = 0) -> Any:
 
         return kind(*[types.boolean] * conditions, *[kind] * (len(given) - conditions)), generate
 
-    return _intrinsic(made, function)
+    return _intrinsic(made, function.__name__, inspect.signature(function).parameters)
 
 
-def traced(function: Callable[..., Any]) -> Any:
-    """A function in the dialect, of numbers of one type or None, for code that Numba compiles."""
+def stored_float32(x: Any) -> Any:
+    """As float64, after it was kept in float32."""
+    return x.single().double() if isinstance(x, Number) else float(np.float32(x))
+
+
+def stored_float64(x: Any) -> Any:
+    return x
+
+
+def float32(x: Any) -> Any:
+    return x.single() if isinstance(x, Number) else x
+
+
+def float64(x: Any) -> Any:
+    return x.double() if isinstance(x, Number) else x
+
+
+def _memory(cell: ir.Type) -> tuple[Callable[..., Number], Callable[..., None]]:
+    """Load and store, as in `raw`."""
+
+    def load(at, index):
+        index = at.constant(index)
+        return type(at)(at.builder, at.builder.load(element(at.builder, at.value, index.value, cell)))
+
+    def store(at, index, x):
+        index, value = at.constant(index), x.number.value if isinstance(x, Number) else ir.Constant(cell, x)
+        at.builder.store(value, element(at.builder, at.value, index.value, cell))
+
+    return load, store
+
+
+get_float32, set_float32 = _memory(ir.FloatType())
+get_float64, set_float64 = _memory(ir.DoubleType())
+
+
+def traced(function: Callable[..., Any], number: type[Number] = Number, **known: Any) -> Any:
+    """A function in the dialect, of floats of one type, addresses and None, for code that Numba compiles.
+
+    known: arguments that are given here.
+    """
     function = FunctionType(function.__code__, globals(), function.__name__)
+    names = [name for name in inspect.signature(function).parameters if name not in known]
 
     def made(typing, *given):
-        kind = next(one for one in given if isinstance(one, types.Float))
+        kind = next((one for one in given if isinstance(one, types.Float)), types.none)
 
         def called(builder, values):
-            answer = function(*(None if t is types.none else Number(builder, v) for t, v in zip(given, values)))
-            like = Number(builder, values[given.index(kind)])
+            numbers = [None if t is types.none else number(builder, v) for t, v in zip(given, values, strict=True)]
+            answer = function(**dict(zip(names, numbers, strict=True)), **known)
+            if kind is types.none or answer is None:
+                return None
+            like = numbers[given.index(kind)]
             if isinstance(answer, tuple):
                 return tuple(None if one is None else like.constant(one).value for one in answer)
             return like.constant(answer).value
 
         def generate(context, builder, signature, values):
             answer = called(builder, values)
-            if not isinstance(answer, tuple):
-                return answer
-            parts = [context.get_dummy_value() if one is None else one for one in answer]
-            return context.make_tuple(builder, signature.return_type, parts)
+            if isinstance(answer, tuple):
+                parts = [context.get_dummy_value() if one is None else one for one in answer]
+                return context.make_tuple(builder, signature.return_type, parts)
+            return context.get_dummy_value() if answer is None else answer
 
         # what it answers is known once it has been called
-        answer = called(*_draft([_FLOATS.get(one, _FLOATS[kind]) for one in given]))
-        if not isinstance(answer, tuple):
-            return kind(*given), generate
-        return types.Tuple([types.none if one is None else kind for one in answer])(*given), generate
+        answer = called(*_draft(given))
+        if isinstance(answer, tuple):
+            return types.Tuple([types.none if one is None else kind for one in answer])(*given), generate
+        return (types.none if answer is None else kind)(*given), generate
 
-    return _intrinsic(made, function)
-
-
-_FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+    return _intrinsic(made, function.__name__, names)
 
 
-def _draft(kinds: Sequence[ir.Type]) -> tuple[ir.IRBuilder, Sequence[ir.Value]]:
+def exact(**known: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`traced`, but without a product and a sum in one rounding."""
+    return lambda function: traced(function, Exact, **known)
+
+
+_KINDS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.boolean: ir.IntType(1)}
+
+
+def _draft(given: Sequence[types.Type]) -> tuple[ir.IRBuilder, Sequence[ir.Value]]:
     """What writes a function that nobody needs, and its arguments."""
+    kinds = [_KINDS.get(one, ir.IntType(64)) for one in given]
     function = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), kinds), "draft")
     return ir.IRBuilder(function.append_basic_block()), function.args
 
 
-def _intrinsic(made: Callable[..., Any], function: Callable[..., Any]) -> Any:
-    """`made` with the names of a function's arguments, which Numba asks for."""
-    named = inspect.signature(function).parameters.values()
-    first = inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    made.__signature__ = inspect.Signature([first, *named])  # type: ignore[attr-defined]
-    made.__name__ = function.__name__
+def _intrinsic(made: Callable[..., Any], name: str, arguments: Iterable[str]) -> Any:
+    """`made` with a name, and names of arguments, which Numba asks for."""
+    parameters = [inspect.Parameter(one, inspect.Parameter.POSITIONAL_OR_KEYWORD) for one in ("typing", *arguments)]
+    made.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    made.__name__ = name
     return intrinsic(made)

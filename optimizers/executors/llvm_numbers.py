@@ -10,8 +10,6 @@ from typing import Any
 
 from llvmlite import ir
 
-#: as in `numba_dialect`
-FLAGS = ("contract",)
 _BITS = {"float": ir.IntType(32), "double": ir.IntType(64)}
 _FLOATS = {32: ir.FloatType(), 64: ir.DoubleType()}
 _TRUTH = ir.IntType(1)
@@ -25,6 +23,7 @@ class Number:
     A truth has the type of the numbers that were compared, as which it counts 0 or 1 in arithmetic.
     """
 
+    FLAGS: tuple[str, ...] = ("contract",)  #: as in `numba_dialect`
     __array_ufunc__ = None  # numpy's scalars leave operators to this class
     __hash__ = None  # type: ignore[assignment]
 
@@ -59,14 +58,14 @@ class Number:
         return other.value if isinstance(other, Number) else ir.Constant(self.value.type, other)
 
     def _new(self, value: ir.Value) -> Number:
-        return Number(self.builder, value)
+        return type(self)(self.builder, value)
 
     def _with(self, operation: str, other: Any, turned: bool = False) -> Number:
         operands = [self.number.value, self.constant(other).value]
         if turned:
             operands.reverse()
         if self.number.floats:
-            return self._new(getattr(self.builder, f"f{operation}")(*operands, flags=FLAGS))
+            return self._new(getattr(self.builder, f"f{operation}")(*operands, flags=self.FLAGS))
         return self._new(getattr(self.builder, operation)(*operands))
 
     def _compared(self, how: str, other: Any) -> Number:
@@ -75,7 +74,7 @@ class Number:
             compare = self.builder.icmp_unsigned
         else:
             compare = self.builder.fcmp_unordered if how == "!=" else self.builder.fcmp_ordered
-        return Number(self.builder, compare(how, x.value, y.value), self.type)
+        return type(self)(self.builder, compare(how, x.value, y.value), self.type)
 
     def __add__(self, other: Any) -> Number:
         return self._with("add", other)
@@ -130,10 +129,10 @@ class Number:
         return self._new(self.builder.lshr(self.value, self.of(other)))
 
     def __and__(self, other: Any) -> Number:
-        return Number(self.builder, self.builder.and_(self.value, self.of(other)), self.type)
+        return type(self)(self.builder, self.builder.and_(self.value, self.of(other)), self.type)
 
     def __or__(self, other: Any) -> Number:
-        return Number(self.builder, self.builder.or_(self.value, self.of(other)), self.type)
+        return type(self)(self.builder, self.builder.or_(self.value, self.of(other)), self.type)
 
     def __xor__(self, other: Any) -> Number:
         return self._new(self.builder.xor(self.value, self.of(other)))
@@ -177,12 +176,25 @@ class Number:
         return self._new(self.builder.trunc(self.value, ir.IntType(32)))
 
     def single(self) -> Number:
-        """A float64 rounded to float32."""
-        return self._new(self.builder.fptrunc(self.value, ir.FloatType()))
+        """A float rounded to float32."""
+        single = self.number.type == ir.FloatType()
+        return self.number if single else self._new(self.builder.fptrunc(self.number.value, ir.FloatType()))
 
     def double(self) -> Number:
-        """A float32 as float64."""
-        return self._new(self.builder.fpext(self.value, ir.DoubleType()))
+        """A float as float64."""
+        double = self.number.type == ir.DoubleType()
+        return self.number if double else self._new(self.builder.fpext(self.number.value, ir.DoubleType()))
+
+
+class Exact(Number):
+    """A number whose products and sums are rounded one after the other."""
+
+    FLAGS = ()
+
+
+def element(builder: ir.IRBuilder, address: ir.Value, index: ir.Value, cell: ir.Type) -> ir.Value:
+    """A pointer to the element `index` after a raw address."""
+    return builder.gep(builder.inttoptr(address, cell.as_pointer()), [index], inbounds=True)
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
@@ -191,7 +203,7 @@ def where(condition: Any, x: Any, y: Any) -> Any:
         return x if condition else y
     like = next((one for one in (x, y) if isinstance(one, Number)), condition)
     x, y = like.constant(x), like.constant(y)
-    return Number(x.builder, x.builder.select(condition.truth.value, x.value, y.value))
+    return type(like)(x.builder, x.builder.select(condition.truth.value, x.value, y.value))
 
 
 def polynomial(x: Number, coefficients: Any) -> Number:

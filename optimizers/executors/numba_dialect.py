@@ -10,9 +10,8 @@ OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "boundscheck": Fals
 #: the same for what only compiled code calls: without what would let Python call it, which is a tenth of compiling it
 INNER = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
-absolute, lerp, maximum, minimum, sign, sqrt = (
-    offered(getattr(llvm_dialect, name)) for name in "absolute lerp maximum minimum sign sqrt".split()
+absolute, lerp, maximum, minimum, sign, sqrt, stored_float32, stored_float64 = (
+    offered(getattr(llvm_dialect, name))
+    for name in "absolute lerp maximum minimum sign sqrt stored_float32 stored_float64".split()
 )
 where = offered(llvm_dialect.where, conditions=1)
-stored_float32 = offered(lambda x: x.single().double())
-stored_float64 = offered(lambda x: x)

@@ -39,8 +39,7 @@ def _memory(kind, cell=None, read=None, write=None):
     """
 
     def element(context, builder, address, index):
-        pointer = builder.inttoptr(address, (cell or context.get_data_type(kind)).as_pointer())
-        return builder.gep(pointer, [index], inbounds=True)
+        return llvm_numbers.element(builder, address, index, cell or context.get_data_type(kind))
 
     @intrinsic
     def load(typing, address, index):

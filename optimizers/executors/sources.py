@@ -29,7 +29,7 @@ def storage(kind: str) -> dict[str, str]:
 IMPORTS = """from numba import cfunc, float32, float64, njit
 from optimizers.executors.numba_dialect import *
 from optimizers.executors.numba_dialect import OPTIONS
-from optimizers.executors.llvm_dialect import traced
+from optimizers.executors.llvm_dialect import exact, traced
 from optimizers.executors.raw import *
 """
 
@@ -140,8 +140,7 @@ def numba_prologue(algorithm: Algorithm, scalar_dtype: str) -> str:
     width, rows = len(algorithm.outputs), len(scalars)
     values = {
         "direction": f"get_float64(h, {len(algorithm.hyper)})",
-        "first": "first",
-        "stored": f"stored_{scalar_dtype}",
+        "first": "float64(first)",
     }
     values |= {name: f"get_float64(h, {i})" for i, name in enumerate(algorithm.hyper)} | {s: s for s in scalars}
     same = " and ".join(["r > 0", "g == last_g", "first == last_first", *[f"{s} == last_{s}" for s in scalars]])
@@ -157,9 +156,9 @@ def numba_prologue(algorithm: Algorithm, scalar_dtype: str) -> str:
         f"    if not ({same}):",
         f"        coef = coefs + r * {8 * width}",
         "        h = hyper + g * hyper_bytes",
-        f"        answer = coefficients({', '.join(values[name] for name in algorithm.inputs)})",
-        *[f"        new_{s} = float64(answer[{i}])" for i, s in enumerate(scalars)],
-        *[f"        set_float64(coef, {i}, float64(answer[{rows + i}]))" for i in range(width)],
+        f"        answer = coefficients({', '.join(values[name] for name in algorithm.inputs if name in values)})",
+        *[f"        new_{s} = answer[{i}]" for i, s in enumerate(scalars)],
+        *[f"        set_float64(coef, {i}, answer[{rows + i}])" for i in range(width)],
         "        last_g = g",
         "        last_first = first",
         *[f"        last_{s} = {s}" for s in scalars],
@@ -172,8 +171,8 @@ def numba_prologue(algorithm: Algorithm, scalar_dtype: str) -> str:
     ]
     return "\n".join(
         [
-            IMPORTS + f"from optimizers.executors.numba_dialect import stored_{scalar_dtype}\n",
-            "@njit(error_model='numpy')",
+            IMPORTS + f"from optimizers.executors.llvm_dialect import stored_{scalar_dtype}\n",
+            f"@exact(stored=stored_{scalar_dtype})" if "stored" in algorithm.inputs else "@exact()",
             definition(algorithm.coefficients, "coefficients"),
             "@cfunc('void(intp, intp, intp, intp, intp, intp, intp)', cache=True, error_model='numpy')",
             "def prologue(rows, row_bytes, active, n, coefs, hyper, hyper_bytes):",
