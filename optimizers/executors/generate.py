@@ -78,10 +78,7 @@ def numba_ingredients() -> tuple[str, ...]:
     import llvmlite
     import numba
 
-    sources = [
-        Path(__file__).with_name(f"{file}.py")
-        for file in _NUMBA_SOURCES
-    ]
+    sources = [Path(__file__).with_name(f"{file}.py") for file in _NUMBA_SOURCES]
     return (numba.__version__, llvmlite.__version__, *[source.read_text(encoding="utf-8") for source in sources])
 
 

@@ -133,30 +133,24 @@ def traced(function: Callable[..., Any], number: type[Number] = Number, **known:
     names = [name for name in inspect.signature(function).parameters if name not in known]
 
     def made(typing, *given):
-        kind = next((one for one in given if isinstance(one, types.Float)), types.none)
+        constant = next((one for one in given if isinstance(one, types.Float)), types.float64)
 
         def called(builder, values):
+            """What it answers, and of which types."""
             numbers = [None if t is types.none else number(builder, v) for t, v in zip(given, values, strict=True)]
             answer = function(**dict(zip(names, numbers, strict=True)), **known)
-            if kind is types.none or answer is None:
-                return None
-            like = numbers[given.index(kind)]
-            if isinstance(answer, tuple):
-                return tuple(None if one is None else like.constant(one).value for one in answer)
-            return like.constant(answer).value
+            parts = [_typed(one, constant) for one in (answer if isinstance(answer, tuple) else [answer])]
+            kinds, values = zip(*parts, strict=True)
+            return isinstance(answer, tuple), kinds, values
 
         def generate(context, builder, signature, values):
-            answer = called(builder, values)
-            if isinstance(answer, tuple):
-                parts = [context.get_dummy_value() if one is None else one for one in answer]
-                return context.make_tuple(builder, signature.return_type, parts)
-            return context.get_dummy_value() if answer is None else answer
+            several, _, values = called(builder, values)
+            parts = [context.get_dummy_value() if one is None else one for one in values]
+            return context.make_tuple(builder, signature.return_type, parts) if several else parts[0]
 
         # what it answers is known once it has been called
-        answer = called(*_draft(given))
-        if isinstance(answer, tuple):
-            return types.Tuple([types.none if one is None else kind for one in answer])(*given), generate
-        return (types.none if answer is None else kind)(*given), generate
+        several, kinds, _ = called(*_draft(given))
+        return (types.Tuple(kinds) if several else kinds[0])(*given), generate
 
     return _intrinsic(made, function.__name__, names)
 
@@ -167,6 +161,15 @@ def exact(**known: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 _KINDS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.boolean: ir.IntType(1)}
+
+
+def _typed(answer: Any, constant: types.Type) -> tuple[types.Type, ir.Value | None]:
+    """What Numba calls the type of an answer, which a constant has not, and its value."""
+    if answer is None:
+        return types.none, None
+    if not isinstance(answer, Number):
+        return constant, ir.Constant(_KINDS[constant], answer)
+    return types.float32 if answer.type == ir.FloatType() else types.float64, answer.number.value
 
 
 def _draft(given: Sequence[types.Type]) -> tuple[ir.IRBuilder, Sequence[ir.Value]]:
