@@ -167,7 +167,7 @@ def squares(at, n):
     return total
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def finish(items, n, numel, rho, eps2, d):
     """Adds up a tensor's sums in their order and leaves the step size with each of its items."""
     p_square = u_square = 0.0
@@ -182,7 +182,7 @@ def finish(items, n, numel, rho, eps2, d):
 
 '''
 
-_VECTOR = """@njit(**OPTIONS)
+_VECTOR = """@njit(**INNER)
 def new_variance(g_at, var_at, n, direction, take):
     for i in range(n):
         g = direction * element(g_at, i)
@@ -199,7 +199,7 @@ def update_squares(g_at, var_at, n, direction, eps1):
     return total
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def apply(p_at, g_at, var_at, n, direction, eps1, size, keep):
     for i in range(n):
         u = update(direction * element(g_at, i), state(var_at, i), eps1)
@@ -225,7 +225,7 @@ def block(row, items, n_items, stage):
         apply(p_at, g_at, var_at, n, direction, eps1, ${REAL}(get_float64(scratch, 2)), keep)
 """
 
-_MATRIX = """@njit(**OPTIONS)
+_MATRIX = """@njit(**INNER)
 def add_squares(sums, at, n):
     for i in range(n):
         x = element(at, i)
@@ -249,7 +249,7 @@ def update_squares(g_at, col_at, n, row, row_mean, eps1):
     return total
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def apply(p_at, g_at, col_at, n, row, row_mean, direction, eps1, size, keep):
     for i in range(n):
         u = update(direction * element(g_at, i), estimate(row, state(col_at, i), row_mean, eps1), eps1)
@@ -257,7 +257,7 @@ def apply(p_at, g_at, col_at, n, row, row_mean, direction, eps1, size, keep):
         set_element(p_at, i, p)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def new_columns(col_at, sums, columns, rows, scale, take):
     for i in range(columns):
         set_state(col_at, i, moment(state(col_at, i), ${REAL}(scale * get_float64(sums, i) / rows), take))

@@ -28,7 +28,7 @@ def storage(kind: str) -> dict[str, str]:
 #: what every generated CPU kernel begins with
 IMPORTS = """from numba import cfunc, float32, float64, njit
 from optimizers.executors.numba_dialect import *
-from optimizers.executors.numba_dialect import OPTIONS
+from optimizers.executors.numba_dialect import INNER, OPTIONS
 from optimizers.executors.llvm_dialect import exact, traced
 from optimizers.executors.raw import *
 """
@@ -36,7 +36,7 @@ from optimizers.executors.raw import *
 #: for templates: an element of an array at an address, and the sum options of loops that may add in any order
 ELEMENTS = """
 # sums may be taken in any order, in float64
-SUMS = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
+SUMS = {**INNER, "fastmath": {"contract", "reassoc"}}
 element, set_element = get_${KIND}, set_${KIND}
 """
 

@@ -47,7 +47,7 @@ def subtract(out, upstream, n, factor):
             set_element(out, i, element(out, i) - factor)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def columns(args, begin, end, position):
     """The loss of the positions [begin, end) of one sample, whose logits of a class lie side by side.
 

@@ -14,7 +14,7 @@ import math
 from numba import int32, int64, uint32, uint64
 from optimizers.executors.numba_math import *
 
-INLINE = {**OPTIONS, "forceinline": True}
+INLINE = {**INNER, "forceinline": True}
 IN_PLACE = ${IN_PLACE}
 
 
@@ -76,13 +76,13 @@ def sum_of_few(at, n):
     return float64(s)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def exps(at, n):
     for i in range(n):
         set_element(at, i, exp_negative(element(at, i)))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def add_logs(at, sums, n):
     for i in range(n):
         set_float64(at, i, get_float64(at, i) + log(get_float64(sums, i)))
@@ -102,25 +102,25 @@ def scale_exps(out, n, factor, shift):
         set_element(out, i, factor * element(out, i) - shift)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def probabilities(at, out, n, lse, factor, shift):
     for i in range(n):
         set_element(out, i, factor * exp_negative(element(at, i) - lse) - shift)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def subtract_weights(weight_at, out, n, factor):
     for i in range(n):
         set_element(out, i, element(out, i) - factor * element(weight_at, i))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def clear(out, n):
     for i in range(n):
         set_element(out, i, ${REAL}(0))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def strangers(target_at, rows, classes, ignored):
     """How many targets are neither a class nor ignored."""
     n = 0
@@ -130,7 +130,7 @@ def strangers(target_at, rows, classes, ignored):
     return n
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def counted(target_at, rows, ignored):
     n = 0
     for r in range(rows):
@@ -138,7 +138,7 @@ def counted(target_at, rows, ignored):
     return float64(n)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def weight_of_targets(target_at, weight_at, rows, ignored):
     s = 0.0
     for r in range(rows):
@@ -148,7 +148,7 @@ def weight_of_targets(target_at, weight_at, rows, ignored):
     return s
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def set_scales(args, what, denominator, all_weights):
     """What value and gradient are multiplied by, for a mean over this number or weight."""
     numbers = word(args, 0)
@@ -162,7 +162,7 @@ def set_scales(args, what, denominator, all_weights):
     set_float64(numbers, 4, value_scale)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def prepare(args, rows, classes):
     """Sets the scales; or the number of the first row without a class."""
     what, ignored, target_at, weight_at = word(args, 1), word(args, 3), word(args, 5), word(args, 6)
@@ -180,7 +180,7 @@ def prepare(args, rows, classes):
     return 0
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def finish(args, sums):
     if word(args, 1) == ${MEAN} or word(args, 1) == ${SUM}:
         set_element(word(args, 7), 0, get_float64(sums, 0) * get_float64(word(args, 0), 4))
@@ -291,7 +291,7 @@ def mixed(target_at, weight_at, at, n, keep, spread, lse):
     return weights, loss
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def subtract_mixture(out, target_at, weight_at, n, keep, spread):
     if weight_at:
         for j in range(n):
@@ -302,7 +302,7 @@ def subtract_mixture(out, target_at, weight_at, n, keep, spread):
             set_element(out, j, element(out, j) - (keep * element(target_at, j) + spread))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def mixed_probabilities(at, out, target_at, weight_at, n, lse, factor, keep, spread):
     for j in range(n):
         q = keep * element(target_at, j) + spread
