@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .. import dialect
-from . import numba_math
-from .llvm_numbers import Exact, Number, element, where
+from . import llvm_numbers, numba_math
+from .llvm_numbers import Cell, Exact, Number, where
 
 
 def _numbers(function: Callable[..., Number]) -> Callable[..., Any]:
@@ -106,22 +107,29 @@ def float64(x: Any) -> Any:
     return x.double() if isinstance(x, Number) else x
 
 
-def _memory(cell: ir.Type) -> tuple[Callable[..., Number], Callable[..., None]]:
+def _memory(cell: Cell) -> tuple[Callable[..., Number], Callable[..., None]]:
     """Load and store, as in `raw`."""
 
     def load(at, index):
-        index = at.constant(index)
-        return type(at)(at.builder, at.builder.load(element(at.builder, at.value, index.value, cell)))
+        return type(at)(at.builder, cell.load(at.builder, at.value, at.constant(index).value))
 
     def store(at, index, x):
-        index, value = at.constant(index), x.number.value if isinstance(x, Number) else ir.Constant(cell, x)
-        at.builder.store(value, element(at.builder, at.value, index.value, cell))
+        value = x.number.value if isinstance(x, Number) else ir.Constant(cell.number, x)
+        cell.store(at.builder, at.value, at.constant(index).value, value)
 
     return load, store
 
 
-get_float32, set_float32 = _memory(ir.FloatType())
-get_float64, set_float64 = _memory(ir.DoubleType())
+get_float32, set_float32 = _memory(llvm_numbers.FLOAT32)
+get_float64, set_float64 = _memory(llvm_numbers.FLOAT64)
+get_float16, set_float16 = _memory(llvm_numbers.FLOAT16)
+get_bfloat16, set_bfloat16 = _memory(llvm_numbers.BFLOAT16)
+
+
+def loop(count: Number, body: Callable[[Number], None]) -> None:
+    """Does something with each of the whole numbers below a count."""
+    with cgutils.for_range(count.builder, count.value) as each:
+        body(type(count)(count.builder, each.index))
 
 
 def traced(function: Callable[..., Any], number: type[Number] = Number, **known: Any) -> Any:

@@ -6,7 +6,8 @@ for a dozen small functions, and stands in the midst of its caller, so that loop
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 
@@ -192,11 +193,6 @@ class Exact(Number):
     FLAGS = ()
 
 
-def element(builder: ir.IRBuilder, address: ir.Value, index: ir.Value, cell: ir.Type) -> ir.Value:
-    """A pointer to the element `index` after a raw address."""
-    return builder.gep(builder.inttoptr(address, cell.as_pointer()), [index], inbounds=True)
-
-
 def where(condition: Any, x: Any, y: Any) -> Any:
     """`x` where the condition holds, otherwise `y`; any of them may be a constant."""
     if not isinstance(condition, Number):
@@ -212,3 +208,53 @@ def polynomial(x: Number, coefficients: Any) -> Number:
     for c in reversed(coefficients[:-1]):
         value = c + x * value
     return value
+
+
+def _unchanged(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    return value
+
+
+class Cell(NamedTuple):
+    """A type in memory, the type of the numbers in it, and what makes a number of it, and it of a number."""
+
+    type: ir.Type
+    number: ir.Type
+    read: Callable[[ir.IRBuilder, ir.Value], ir.Value] = _unchanged
+    write: Callable[[ir.IRBuilder, ir.Value], ir.Value] = _unchanged
+
+    def load(self, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
+        """The element `index` after a raw address."""
+        return self.read(builder, builder.load(self._place(builder, address, index)))
+
+    def store(self, builder: ir.IRBuilder, address: ir.Value, index: ir.Value, value: ir.Value) -> None:
+        value = self.write(builder, value)
+        builder.store(value, self._place(builder, address, index))
+
+    def _place(self, builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
+        return builder.gep(builder.inttoptr(address, self.type.as_pointer()), [index], inbounds=True)
+
+
+def _of_half(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    return builder.fpext(value, ir.FloatType())
+
+
+def _to_half(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """The nearest half, ties to even."""
+    return builder.fptrunc(value, ir.HalfType())
+
+
+def _of_bfloat16(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    return (Number(builder, builder.zext(value, ir.IntType(32))) << 16).of_bits().value
+
+
+def _to_bfloat16(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """The nearest one, ties to even; a nan keeps its quiet bit instead of rounding into infinity."""
+    x = Number(builder, value)
+    rounded = (x.bits() + 0x7FFF + ((x.bits() >> 16) & 1)) >> 16
+    return builder.trunc(where(x == x, rounded, 0x7FC0).value, ir.IntType(16))
+
+
+SINGLE, DOUBLE = ir.FloatType(), ir.DoubleType()
+FLOAT32, FLOAT64 = Cell(SINGLE, SINGLE), Cell(DOUBLE, DOUBLE)
+FLOAT16 = Cell(ir.HalfType(), SINGLE, _of_half, _to_half)
+BFLOAT16 = Cell(ir.IntType(16), SINGLE, _of_bfloat16, _to_bfloat16)

@@ -8,6 +8,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import llvm_numbers
+from .llvm_numbers import Cell
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
@@ -32,28 +33,20 @@ def caller(result, *arguments):
     return call
 
 
-def _memory(kind, cell=None, read=None, write=None):
-    """Load and store of one scalar type: the element `index` after a raw address.
-
-    cell: the LLVM type in memory, if it is another; read, write: what then makes a number of it, and it of a number.
-    """
-
-    def element(context, builder, address, index):
-        return llvm_numbers.element(builder, address, index, cell or context.get_data_type(kind))
+def _memory(kind, cell):
+    """Load and store of one scalar type: the element `index` after a raw address."""
 
     @intrinsic
     def load(typing, address, index):
         def generate(context, builder, signature, values):
-            value = builder.load(element(context, builder, *values))
-            return read(builder, value) if read else value
+            return cell.load(builder, *values)
 
         return kind(types.intp, types.intp), generate
 
     @intrinsic
     def store(typing, address, index, value):
         def generate(context, builder, signature, values):
-            value = write(builder, values[2]) if write else values[2]
-            builder.store(value, element(context, builder, *values[:2]))
+            cell.store(builder, *values)
             return context.get_dummy_value()
 
         return types.void(types.intp, types.intp, kind), generate
@@ -61,35 +54,14 @@ def _memory(kind, cell=None, read=None, write=None):
     return load, store
 
 
-word, set_word = _memory(types.intp)
-get_float64, set_float64 = _memory(types.float64)
-get_float32, set_float32 = _memory(types.float32)
-get_uint32, set_uint32 = _memory(types.uint32)
+word, set_word = _memory(types.intp, Cell(_I64, _I64))
+get_float64, set_float64 = _memory(types.float64, llvm_numbers.FLOAT64)
+get_float32, set_float32 = _memory(types.float32, llvm_numbers.FLOAT32)
+get_uint32, set_uint32 = _memory(types.uint32, Cell(_I32, _I32))
 
 
-def _of_half(builder, value):
-    return builder.fpext(value, ir.FloatType())
-
-
-def _to_half(builder, value):
-    """The nearest half, ties to even."""
-    return builder.fptrunc(value, ir.HalfType())
-
-
-def _of_bfloat16(builder, value):
-    return (llvm_numbers.Number(builder, builder.zext(value, _I32)) << 16).of_bits().value
-
-
-def _to_bfloat16(builder, value):
-    """The nearest one, ties to even; a nan keeps its quiet bit instead of rounding into infinity."""
-    x = llvm_numbers.Number(builder, value)
-    rounded = (x.bits() + 0x7FFF + ((x.bits() >> 16) & 1)) >> 16
-    return builder.trunc(llvm_numbers.where(x == x, rounded, 0x7FC0).value, ir.IntType(16))
-
-
-# half types are worked with in float32
-get_float16, set_float16 = _memory(types.float32, ir.HalfType(), _of_half, _to_half)
-get_bfloat16, set_bfloat16 = _memory(types.float32, ir.IntType(16), _of_bfloat16, _to_bfloat16)
+get_float16, set_float16 = _memory(types.float32, llvm_numbers.FLOAT16)
+get_bfloat16, set_bfloat16 = _memory(types.float32, llvm_numbers.BFLOAT16)
 
 
 @intrinsic

@@ -76,16 +76,14 @@ def sum_of_few(at, n):
     return float64(s)
 
 
-@njit(**INNER)
+@traced
 def exps(at, n):
-    for i in range(n):
-        set_element(at, i, exp_negative(element(at, i)))
+    loop(n, lambda i: set_${KIND}(at, i, exp_negative(get_${KIND}(at, i))))
 
 
-@njit(**INNER)
+@traced
 def add_logs(at, sums, n):
-    for i in range(n):
-        set_float64(at, i, get_float64(at, i) + log(get_float64(sums, i)))
+    loop(n, lambda i: set_float64(at, i, get_float64(at, i) + log(get_float64(sums, i))))
 
 
 @njit(**SUMS)
@@ -96,56 +94,24 @@ def weighted(at, weight_at, n, lse):
     return s
 
 
-@njit(**INLINE)
+@traced
 def scale_exps(out, n, factor, shift):
-    for i in range(n):
-        set_element(out, i, factor * element(out, i) - shift)
+    loop(n, lambda i: set_${KIND}(out, i, factor * get_${KIND}(out, i) - shift))
 
 
-@njit(**INNER)
+@traced
 def probabilities(at, out, n, lse, factor, shift):
-    for i in range(n):
-        set_element(out, i, factor * exp_negative(element(at, i) - lse) - shift)
+    loop(n, lambda i: set_${KIND}(out, i, factor * exp_negative(get_${KIND}(at, i) - lse) - shift))
 
 
-@njit(**INNER)
+@traced
 def subtract_weights(weight_at, out, n, factor):
-    for i in range(n):
-        set_element(out, i, element(out, i) - factor * element(weight_at, i))
+    loop(n, lambda i: set_${KIND}(out, i, get_${KIND}(out, i) - factor * get_${KIND}(weight_at, i)))
 
 
-@njit(**INNER)
+@traced
 def clear(out, n):
-    for i in range(n):
-        set_element(out, i, ${REAL}(0))
-
-
-@njit(**INNER)
-def strangers(target_at, rows, classes, ignored):
-    """How many targets are neither a class nor ignored."""
-    n = 0
-    for r in range(rows):
-        t = word(target_at, r)
-        n += int64((t != ignored) & ((t < 0) | (t >= classes)))
-    return n
-
-
-@njit(**INNER)
-def counted(target_at, rows, ignored):
-    n = 0
-    for r in range(rows):
-        n += int64(word(target_at, r) != ignored)
-    return float64(n)
-
-
-@njit(**INNER)
-def weight_of_targets(target_at, weight_at, rows, ignored):
-    s = 0.0
-    for r in range(rows):
-        t = word(target_at, r)
-        if t != ignored:
-            s += float64(element(weight_at, t))
-    return s
+    loop(n, lambda i: set_${KIND}(out, i, 0))
 
 
 @njit(**INNER)
@@ -166,17 +132,24 @@ def set_scales(args, what, denominator, all_weights):
 def prepare(args, rows, classes):
     """Sets the scales; or the number of the first row without a class."""
     what, ignored, target_at, weight_at = word(args, 1), word(args, 3), word(args, 5), word(args, 6)
-    if strangers(target_at, rows, classes, ignored):
+    kept = strangers = 0  # the latter: how many targets are neither a class nor ignored
+    for r in range(rows):
+        t = word(target_at, r)
+        kept += int64(t != ignored)
+        strangers += int64((t != ignored) & ((t < 0) | (t >= classes)))
+    if strangers:
         for r in range(rows):
             t = word(target_at, r)
             if t != ignored and (t < 0 or t >= classes):
                 return r + 1
+    denominator, all_weights = float64(kept), float64(classes)
     if weight_at:
-        set_scales(
-            args, what, weight_of_targets(target_at, weight_at, rows, ignored), total(weight_at, classes)
-        )
-    else:
-        set_scales(args, what, counted(target_at, rows, ignored), float64(classes))
+        denominator, all_weights = 0.0, total(weight_at, classes)
+        for r in range(rows):
+            t = word(target_at, r)
+            if t != ignored:
+                denominator += float64(element(weight_at, t))
+    set_scales(args, what, denominator, all_weights)
     return 0
 
 
