@@ -164,7 +164,7 @@ def traced(function: Callable[..., Any], number: type[Number] = Number, **known:
 
 
 def exact(**known: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`traced`, but without a product and a sum in one rounding."""
+    """`traced`, but without a product and a sum in one rounding, in what is compiled without fastmath."""
     return lambda function: traced(function, Exact, **known)
 
 
