@@ -2,7 +2,8 @@
 
 A rule may use ``+ - * / **``, comparisons inside `where`, ``is None`` for state it does not keep, and the
 functions below. Here they take tensors or Python numbers; the compiled executors bring their own versions
-of the same names (`executors.numba_dialect`, `executors.triton_dialect`).
+of the same names (`executors.llvm_dialect`, `executors.numba_dialect`, `executors.triton_dialect`). What depends on
+numbers is chosen by `where` alone: a rule is compiled by being called, so that no `if` can ask about them.
 """
 
 from __future__ import annotations

@@ -30,35 +30,35 @@ from numba import int64, uint64
 GOLDEN = uint64({GOLDEN})
 
 
-@njit(**OPTIONS, forceinline=True)
+@njit(**INNER, forceinline=True)
 def mixed(z):
 {"".join(f"    z = (z ^ (z >> uint64({shift}))) * uint64({factor}){chr(10)}" for shift, factor in MIX)}    return z
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def make_keys(b, at, t):
     for l in range(LANES):
         set_word(at, l, int64(mixed(uint64(int64({SEED})) + GOLDEN * uint64(t + 1))))
 
 
-@njit(**OPTIONS, forceinline=True)
+@njit(**INNER, forceinline=True)
 def uniform(at, l, k):
     bits = mixed(uint64(word(at, l)) + GOLDEN * uint64(k + 1))
     return float64_of_bits((bits >> uint64(12)) | uint64({ONE})) - 1.0 + {HALF_STEP!r}
 
 
-@njit(**OPTIONS, forceinline=True)
+@njit(**INNER, forceinline=True)
 def normal(at, l, i):
     return sqrt(-2.0 * log(uniform(at, l, 2 * i))) * cos({2 * math.pi!r} * uniform(at, l, 2 * i + 1))
 
 
-@njit(**OPTIONS, forceinline=True)
+@njit(**INNER, forceinline=True)
 def student2(at, l, i):
     u = uniform(at, l, i)
     return (2.0 * u - 1.0) / sqrt(2.0 * u * (1.0 - u))
 
 
-@njit(**OPTIONS, forceinline=True)
+@njit(**INNER, forceinline=True)
 def nearest(x):
     whole = (x + {WHOLE!r}) - {WHOLE!r}
     return whole if abs(x) < {2.0**51!r} else x  # beyond, numbers are whole or halves; nan stays

@@ -82,5 +82,5 @@ def indented(lines: list[str]) -> list[str]:
     return [f"    {line}" for line in lines]
 
 
-def function(name: str, arguments: str, lines: list[str], compiler: str = "njit(**OPTIONS)") -> str:
+def function(name: str, arguments: str, lines: list[str], compiler: str = "njit(**INNER)") -> str:
     return "\n".join([f"@{compiler}", f"def {name}({arguments}):", *indented(lines), ""])

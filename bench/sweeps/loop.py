@@ -23,7 +23,7 @@ call_rule = caller(types.void, types.intp, types.intp, types.intp)
 call_disturbance = caller(types.void, types.intp, types.intp, types.intp, types.intp, types.intp)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def evaluate(b, job):
     turned = word(job, TURNED)
     if turned == 0:
@@ -33,7 +33,7 @@ def evaluate(b, job):
         call_turned(turned, (b, word(job, EVALUATE), *rotation))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def judge(b, t):
     for l in range(LANES):
         value = get_float64(b, {value} + l)
@@ -47,14 +47,14 @@ def judge(b, t):
         set_float64(b, {best} + l, value if (bad < 0.0) & (value < best) else best)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def aim(b, job, run, l, k):
     count = word(job, TARGET_COUNT)
     set_float64(b, {met} + l, float64(k))
     set_float64(b, {target} + l, get_float64(word(job, TARGETS), run * count + k) if k < count else -np.inf)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def meet(b, job, places, t):
     crossed = 0
     for l in range(LANES):
@@ -70,7 +70,7 @@ def meet(b, job, places, t):
             aim(b, job, word(places, l), l, k)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def look(b, job, places, t):
     if word(job, JUDGED):
         judge(b, float64(t))
@@ -78,14 +78,14 @@ def look(b, job, places, t):
         meet(b, job, places, t)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def gather(b, row, source, places):
     if source != 0:
         for l in range(LANES):
             set_float64(b, row + l, get_float64(source, word(places, l)))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def begin_row(b, row, source, value, dimension):
     count = 1 if row < {head} else dimension  # a scalar, or a state of each coordinate
     for i in range(count):
@@ -97,7 +97,7 @@ def begin_row(b, row, source, value, dimension):
                 set_{REAL}(b, (row + i * {stride}) * {SIZE} + l, {REAL}(init))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def begin(b, job, places):
     for c in range(word(job, COLUMNS)):
         gather(b, ({common} + c) * {PITCH}, word(job, INPUTS) + 8 * c * word(job, RUNS), places)
@@ -118,7 +118,7 @@ def begin(b, job, places):
         begin_row(b, int(get_float64(at, 0)), int(get_float64(at, 1)), get_float64(at, 2), word(job, DIMENSION))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def scatter(b, job, places, values, points):
     for l in range(LANES):
         set_float64(values, word(places, l), get_float64(b, {value} + l))
@@ -127,7 +127,7 @@ def scatter(b, job, places, values, points):
             set_float64(points, word(places, l) * word(job, DIMENSION) + i, float64(get_{REAL}(b, {X} + l)))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def end(b, job, places):
     scatter(b, job, places, word(job, VALUES), word(job, POINTS))
     for l in range(LANES):
@@ -136,7 +136,7 @@ def end(b, job, places):
         set_word(word(job, BAD_STEP), word(places, l), int(get_float64(b, {bad_step} + l)))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def disturbed(b, job, t, which):
     stage = word(job, which)
     if stage != 0:
@@ -144,14 +144,14 @@ def disturbed(b, job, t, which):
         call_disturbance(stage, (b, own, t, word(job, DIMENSION), word(job, NUMBERS)))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def observe(b, job, t):
     disturbed(b, job, t, MOVE)
     evaluate(b, job)
     disturbed(b, job, t, BACK)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def record(b, job, places, t):
     if word(job, EVERY) > 0 and t % word(job, EVERY) == 0:
         at = t // word(job, EVERY) * 8 * word(job, RUNS)
@@ -159,7 +159,7 @@ def record(b, job, places, t):
         scatter(b, job, places, word(job, RECORDED_VALUES) + at, word(job, RECORDED_POINTS) + at * word(job, DIMENSION))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def step(b, job, block, row, t):
     disturbed(b, job, t, DISTURB)
     settings = (word(word(job, DISTINCT), block), word(job, FIRST_OF) + 8 * block * LANES)
@@ -168,7 +168,7 @@ def step(b, job, block, row, t):
         call_rule(word(job, RULE), (b, b + i * {COORDINATE}, row))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def work(job):
     b = word(job, BUFFERS) + fetch_add(job + 8 * NEXT_BUFFER, 1) * word(job, BUFFER_BYTES)
     steps, table, known = word(job, STEPS), b + word(job, TABLE), False

@@ -18,7 +18,7 @@ SOURCE = """
 call = caller(types.void, types.intp)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def times(to, matrix, by_row, by_column, kept, dimension):
     for i in range(dimension):
         for l in range(LANES):
@@ -30,7 +30,7 @@ def times(to, matrix, by_row, by_column, kept, dimension):
                 set_{REAL}(to, at, get_{REAL}(to, at) + factor * get_{REAL}(kept, j * {ROW} + l))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def copy(to, to_row, place, place_row, dimension):
     for i in range(dimension):
         for l in range(LANES):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from bench.sweeps import layout
-from bench.sweeps.layout import BEGINNING, COMMON, HEAD, INLINE, STRIDE, double, over_lanes, put_double
+from bench.sweeps.layout import BEGINNING, COMMON, HEAD, STRIDE, double, over_lanes, put_double
 from bench.sweeps.split import split
 from optimizers.algorithm import Algorithm
 from optimizers.executors.sources import definition
@@ -34,6 +34,9 @@ class Step:
         rows = [*self.columns, *self.common, *algorithm.scalars, *self.split.power_names]
         rows += [f"c_{name}" for name in algorithm.outputs if name not in self.split.outputs]
         self.row = {name: len(COMMON) + i for i, name in enumerate(rows)}
+        #: the numbers of a step that coefficients are made of, and those that are coefficients
+        self.outputs = tuple(dict.fromkeys(self.split.outputs.values()))
+        self.inner = tuple(name for name in self.split.numbers if name not in self.outputs)
         if len(COMMON) + len(rows) > HEAD or 2 + len(self.slots) > STRIDE or len(self.split.numbers) > TABLE_WIDTH:
             raise TypeError(f"a sweep has no place for {len(rows)} numbers and {len(self.slots)} states")
 
@@ -41,20 +44,16 @@ class Step:
         """The module with ``uniform_of(b, table, count, first)``, which fills the table for so many steps;
         ``coefficients_of(b, row, first, distinct, first_of)``, of the step with that row of the table; and, for the
         coordinate whose rows begin at `at`, ``rule_of(b, at, row)``.
+
+        What is done in a loop is `traced`, so that Numba need not read it.
         """
         exact = "cfunc('void({})', cache=True, **{{**OPTIONS, 'fastmath': False}})".format
-        functions = [
-            ("uniform_of", "b, table, count, first", self._uniform(), exact("intp, intp, intp, float64")),
-            (
-                "coefficients_of",
-                "b, row, first, distinct, first_of",
-                [*self._numbers(self.split.numbers), *self._powers(), *self._coefficients(), "return"],
-                exact("intp, intp, float64, intp, intp"),
-            ),
-            ("rule_of", "b, at, row", self._rule(), "cfunc('void(intp, intp, intp)', cache=True, **OPTIONS)"),
+        parts = [
+            *self._uniform(exact("intp, intp, intp, float64")),
+            *self._coefficients(exact("intp, intp, float64, intp, intp")),
+            *self._rule("cfunc('void(intp, intp, intp)', cache=True, **OPTIONS)"),
         ]
-        rule = definition(self.algorithm.rule, "rule")
-        return "\n".join([BEGINNING, f"@{INLINE}", rule, *(layout.function(*one) for one in functions)])
+        return "\n".join([BEGINNING, *parts])
 
     def begin(self, common: Mapping[str, float]) -> np.ndarray:
         """What varying scalars and the states begin with, [numbers, 3]: the row; the row it is copied from or -1; the
@@ -73,11 +72,11 @@ class Step:
     def _number(self, name: str, base: str = "row") -> tuple[str, str]:
         """The type and the place of one number of a step: an output has the type of the coordinates."""
         k = self.split.numbers.index(name)
-        if self.real == "float32" and name in self.split.outputs.values():
+        if self.real == "float32" and name in self.outputs:
             return "float32", f"{base}, {2 * k}"
         return "float64", f"{base}, {k}"
 
-    def _uniform(self) -> list[str]:
+    def _uniform(self, compiler: str) -> list[str]:
         """The states that all runs have in common are kept from call to call."""
         split, scalars = self.split, self.algorithm.scalars
         alike = {name: self.row[name] for name in scalars if name not in split.varying}
@@ -94,8 +93,14 @@ class Step:
         for name in split.numbers:
             kind, place = self._number(name, f"table + {8 * TABLE_WIDTH} * t")
             lines.append(f"set_{kind}({place}, {kind}({name}))")
-        begin = ["if first != 0.0:", *layout.indented(begin)] if begin else []
-        return [*begin, "for t in range(count):", *layout.indented([*lines, "first = 0.0"])]
+        calls = ["for t in range(count):", "    uniform(b, table, t, first)", "    first = 0.0"]
+        if begin:
+            calls = ["if first != 0.0:", "    beginning(b)", *calls]
+        return [
+            layout.function("beginning", "b", begin, "exact()") if begin else "",
+            layout.function("uniform", "b, table, t, first", lines or ["pass"], "exact()"),
+            layout.function("uniform_of", "b, table, count, first", calls, compiler),
+        ]
 
     def _input(self, name: str, lane: str) -> str:
         supplied = {"first": "first", "stored": "0.0"}  # the second is a function, by another name
@@ -108,17 +113,23 @@ class Step:
     def _inputs(self, lane: str) -> list[str]:
         return [f"v_{name} = {self._input(name, lane)}" for name in self.algorithm.inputs if name in self.split.varying]
 
-    def _powers(self) -> list[str]:
-        """Each distinct setting's powers are computed once and handed to the lanes up to the next setting."""
-        if not self.split.power_names:
-            return []
-        lines = [*self._inputs("k"), *self.split.powers]
-        for name in self.split.power_names:
-            lines += ["for l in range(k, stop):", f"    {put_double(self.row[name], name)}"]
+    def _powers(self) -> tuple[list[str], list[str]]:
+        """The functions, and the loop: each distinct setting's powers are computed once and handed to the lanes up to
+        the next setting.
+        """
+        names = self.split.power_names
+        if not names:
+            return [], []
+        arguments = ", ".join(["b", "k", *self.inner])
+        lines = [*self._inputs("k"), *self.split.powers, f"return {', '.join(names)},"]
+        functions = [layout.function("powers", arguments, lines, "exact()")]
         stop = "stop = word(first_of, j + 1) if j + 1 < distinct else LANES"
-        return ["for j in range(distinct):", *layout.indented(["k = word(first_of, j)", stop, *lines])]
+        loop = ["k = word(first_of, j)", stop, f"{', '.join(names)}, = powers({arguments})"]
+        for name in names:
+            loop += ["for l in range(k, stop):", f"    {put_double(self.row[name], name)}"]
+        return functions, ["for j in range(distinct):", *layout.indented(loop)]
 
-    def _coefficients(self) -> list[str]:
+    def _coefficients(self, compiler: str) -> list[str]:
         """Advances the scalar state, and keeps the coefficients, rounded as the kernels of the library round them."""
         split = self.split
         computed = [
@@ -135,10 +146,17 @@ class Step:
         }
         once = [kept[name] for name in kept if name in split.constant]
         always = [kept[name] for name in kept if name not in split.constant]
-        lines = ["if first != 0.0:", *layout.indented(over_lanes([*computed, *once]))] if once else []
-        return [*lines, *(over_lanes([*computed, *always]) if always else [])]
+        functions, lines = self._powers()
+        arguments = ", ".join(["b", "l", "first", *self.inner])
+        for name, stores in {"once": once, "always": always}.items():
+            if stores:
+                functions.append(layout.function(name, arguments, [*computed, *stores], "exact()"))
+                loop = over_lanes([f"{name}({arguments})"])
+                lines += ["if first != 0.0:", *layout.indented(loop)] if name == "once" else loop
+        lines = [*self._numbers(self.inner), *lines, "return"]
+        return [*functions, layout.function("coefficients_of", "b, row, first, distinct, first_of", lines, compiler)]
 
-    def _rule(self) -> list[str]:
+    def _rule(self, compiler: str) -> list[str]:
         """One coordinate. A loop over all of them around this one would keep it from becoming vector instructions:
 
         the compiler asks once, ahead of such a loop, whether any row of one kind lies among those of another.
@@ -151,12 +169,14 @@ class Step:
             alike[name] if name in alike else layout.get(self.real, self.row[f"c_{name}"])
             for name in self.algorithm.outputs
         ]
+        arguments = ", ".join(["b", "at", "l", *self.outputs])
+        lines = [
+            *definition(self.algorithm.rule, "rule").splitlines(),
+            f"{', '.join(f'{n}_new' for n in ['p', *slots])}, = rule({', '.join(values)})",
+            *(layout.put(self.real, place[n], f"{n}_new", base="at") for n in ["p", *self.slots]),
+        ]
+        loop = [*self._numbers(self.outputs), *over_lanes([f"lane({arguments})"])]
         return [
-            *self._numbers(alike.values()),
-            *over_lanes(
-                [
-                    f"{', '.join(f'{n}_new' for n in ['p', *slots])}, = rule({', '.join(values)})",
-                    *(layout.put(self.real, place[n], f"{self.real}({n}_new)", base="at") for n in ["p", *self.slots]),
-                ]
-            ),
+            layout.function("lane", arguments, lines, "traced"),
+            layout.function("rule_of", "b, at, row", loop, compiler),
         ]

@@ -146,7 +146,7 @@ def source(algorithm: FactoredAlgorithm, matrix: bool, dtype: torch.dtype, state
         "COEFFICIENTS": str(COEFFICIENTS),
     }
     text = IMPORTS + ELEMENTS + _HEAD + (_MATRIX if matrix else _VECTOR)
-    rules = "\n".join(f"@njit(**OPTIONS)\n{definition(function, name)}" for name, function in functions.items())
+    rules = "\n".join(f"@traced\n{definition(function, name)}" for name, function in functions.items())
     coefs = "\n".join(f"{name} = {names['REAL']}(get_float64(coefs, {i}))" for i, name in enumerate(algorithm.outputs))
     return Template(text).substitute(names, RULES=rules, COEFS=textwrap.indent(coefs, "    ").lstrip())
 
@@ -155,14 +155,7 @@ _HEAD = '''
 
 ${RULES}
 
-@njit(**OPTIONS)
-def state(at, i):
-    return load_${STATE_KIND}(get_${STATE_CELL}(at, i))
-
-
-@njit(**OPTIONS)
-def set_state(at, i, x):
-    set_${STATE_CELL}(at, i, store_${STATE_KIND}(x))
+state, set_state = get_${STATE_KIND}, set_${STATE_KIND}
 
 
 @njit(**SUMS)
@@ -174,7 +167,7 @@ def squares(at, n):
     return total
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def finish(items, n, numel, rho, eps2, d):
     """Adds up a tensor's sums in their order and leaves the step size with each of its items."""
     p_square = u_square = 0.0
@@ -189,7 +182,7 @@ def finish(items, n, numel, rho, eps2, d):
 
 '''
 
-_VECTOR = """@njit(**OPTIONS)
+_VECTOR = """@njit(**INNER)
 def new_variance(g_at, var_at, n, direction, take):
     for i in range(n):
         g = direction * element(g_at, i)
@@ -206,7 +199,7 @@ def update_squares(g_at, var_at, n, direction, eps1):
     return total
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def apply(p_at, g_at, var_at, n, direction, eps1, size, keep):
     for i in range(n):
         u = update(direction * element(g_at, i), state(var_at, i), eps1)
@@ -232,7 +225,7 @@ def block(row, items, n_items, stage):
         apply(p_at, g_at, var_at, n, direction, eps1, ${REAL}(get_float64(scratch, 2)), keep)
 """
 
-_MATRIX = """@njit(**OPTIONS)
+_MATRIX = """@njit(**INNER)
 def add_squares(sums, at, n):
     for i in range(n):
         x = element(at, i)
@@ -256,7 +249,7 @@ def update_squares(g_at, col_at, n, row, row_mean, eps1):
     return total
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def apply(p_at, g_at, col_at, n, row, row_mean, direction, eps1, size, keep):
     for i in range(n):
         u = update(direction * element(g_at, i), estimate(row, state(col_at, i), row_mean, eps1), eps1)
@@ -264,7 +257,7 @@ def apply(p_at, g_at, col_at, n, row, row_mean, direction, eps1, size, keep):
         set_element(p_at, i, p)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def new_columns(col_at, sums, columns, rows, scale, take):
     for i in range(columns):
         set_state(col_at, i, moment(state(col_at, i), ${REAL}(scale * get_float64(sums, i) / rows), take))

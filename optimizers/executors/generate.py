@@ -68,16 +68,17 @@ def load(text: str, kind: str, *ingredients: str) -> ModuleType:
     return module
 
 
+#: the modules that Numba's machine code is made of
+_NUMBA_SOURCES = "generate raw numba_dialect numba_math numba_waves llvm_dialect llvm_numbers".split()
+
+
 @functools.cache
 def numba_ingredients() -> tuple[str, ...]:
     """What decides Numba's machine code besides the text that is compiled."""
     import llvmlite
     import numba
 
-    sources = [
-        Path(__file__).with_name(f"{file}.py")
-        for file in ("generate", "raw", "numba_dialect", "numba_waves", "llvm_numbers")
-    ]
+    sources = [Path(__file__).with_name(f"{file}.py") for file in _NUMBA_SOURCES]
     return (numba.__version__, llvmlite.__version__, *[source.read_text(encoding="utf-8") for source in sources])
 
 

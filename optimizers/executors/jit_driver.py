@@ -9,7 +9,7 @@ import numba
 from numba import cfunc, types
 
 from optimizers.executors.generate import ACTIVE, COEFFICIENTS, NUMEL
-from optimizers.executors.numba_dialect import OPTIONS
+from optimizers.executors.numba_dialect import INNER, OPTIONS
 from optimizers.executors.raw import caller, fetch_add, set_word, word
 
 #: what a thread takes at a time where threads take pieces as they come
@@ -31,7 +31,7 @@ _call_parallel = caller(types.void, types.intp, types.intp, types.uint32, types.
 _call_query = caller(types.int32)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _span(job, begin, end):
     """Elements [begin, end) of all active tensors laid end to end, cut at multiples of ALIGN inside a tensor."""
     n, ends, rows = word(job, N_ACTIVE), word(job, ENDS), word(job, ROWS)
@@ -54,7 +54,7 @@ def _span(job, begin, end):
             _call_block(word(job, BLOCK), (row, word(row, COEFFICIENTS), start, stop))
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _share(job, thread, threads):
     """What one of the threads does."""
     total = word(word(job, ENDS), word(job, N_ACTIVE) - 1)

@@ -10,7 +10,7 @@ import numba
 from numba import cfunc, types
 
 from optimizers.executors.generate import ACTIVE, NUMEL
-from optimizers.executors.numba_dialect import OPTIONS
+from optimizers.executors.numba_dialect import INNER, OPTIONS
 from optimizers.executors.raw import caller, fetch_add, set_word, word
 
 #: the words of a job
@@ -35,7 +35,7 @@ _call_prologue = caller(types.void, *[types.intp] * 7)
 _call_parallel = caller(types.void, types.intp, types.intp, types.uint32, types.uint32)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _one(job, i):
     """The current stage of one item unless its tensor has no gradient; all stages of a whole tensor while it is hot."""
     item = word(job, ITEMS) + i * ITEM_BYTES
@@ -52,7 +52,7 @@ def _one(job, i):
         _call_block(word(job, BLOCK), (row, item, 1, stage))
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _share(job):
     """What one of several threads does: items as they come."""
     while True:
@@ -67,7 +67,7 @@ def openmp_body(job):
     _share(job)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _each_item(job, stage, alone):
     set_word(job, STAGE, stage)
     if alone:
@@ -78,7 +78,7 @@ def _each_item(job, stage, alone):
     _call_parallel(word(job, PARALLEL), (word(job, BODY), job, types.uint32(word(job, THREADS)), types.uint32(0)))
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _each_tensor(job, n, stage):
     for i in range(n):
         r = word(word(job, ACTIVE_LIST), i)

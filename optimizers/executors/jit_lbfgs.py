@@ -9,10 +9,12 @@ import numba
 from numba import cfunc, types
 from numba.extending import intrinsic
 
+from optimizers.executors import numba_dialect
 from optimizers.executors.raw import caller, float32_of_bits, get_float64, set_float64, set_word, word
 
 #: sums may be taken in any order, which lets the compiler add up many lanes at once
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract", "reassoc"}, "boundscheck": False}
+INNER = {**numba_dialect.INNER, **OPTIONS}
 
 #: elements of a chunk; it is added up in the vectors' own precision, and the chunks in float64 and always in the same
 #: order, so that the number of threads changes nothing
@@ -58,7 +60,7 @@ _float32_at, _float64_at = _pointer(types.float32), _pointer(types.float64)
 _int32_at, _int64_at = _pointer(types.int32), _pointer(types.int64)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _dot(zero, v, w, begin, end):
     """A loop that writes nothing: one that does is vectorised or not by how near its vectors lie to each other, and
     then the order of the sum is a matter of luck."""
@@ -68,25 +70,25 @@ def _dot(zero, v, w, begin, end):
     return total
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _pair(length, gradient, previous, direction, difference, step, begin, end):
     for i in range(begin, end):
         difference[i], step[i] = gradient[i] - previous[i], direction[i] * length
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _start(scale, gradient, q, begin, end):
     for i in range(begin, end):
         q[i] = -scale * gradient[i]
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _move(scale, factor, q, v, begin, end):
     for i in range(begin, end):
         q[i] = scale * (q[i] + factor * v[i])
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _largest(zero, bits, rest, begin, end):
     """The bits of the largest absolute value: those of floats without sign are in the order of integers, nan last."""
     top = zero
@@ -95,7 +97,7 @@ def _largest(zero, bits, rest, begin, end):
     return top
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _chunk(real, at, job, begin, end, sums):
     kind, numbers, zero = word(job, KIND), word(job, NUMBERS), real(0)
     if kind == PAIR:
@@ -114,7 +116,7 @@ def _chunk(real, at, job, begin, end, sums):
     set_float64(sums, 0, types.float64(_dot(zero, q, at(word(job, W)), begin, end)))
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _share(job, thread, threads):
     """What one of the threads does in a pass."""
     n = word(job, N)
@@ -141,7 +143,7 @@ def openmp_body(job):
     _share(job, thread, _call_query(word(job, NUM_THREADS), ()))
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _run(job, kind):
     """Makes a pass, on all threads if that pays; returns how many chunks there were."""
     set_word(job, KIND, kind)
@@ -154,7 +156,7 @@ def _run(job, kind):
     return (n + CHUNK - 1) // CHUNK
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _pass(job, kind):
     """Makes a pass and adds up its sums."""
     first = second = 0.0
@@ -166,7 +168,7 @@ def _pass(job, kind):
     return first
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _move_all(job, factor, v, scale, w):
     set_float64(word(job, NUMBERS), FACTOR, factor)
     set_float64(word(job, NUMBERS), SCALE, scale)

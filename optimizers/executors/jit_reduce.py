@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba
 from numba import cfunc, types
 
-from optimizers.executors.numba_dialect import OPTIONS
+from optimizers.executors.numba_dialect import INNER, OPTIONS
 from optimizers.executors.raw import caller, fetch_add, get_float64, set_float64, set_word, word
 
 #: the words of a job, before those that its block reads: `n` units (elements, or rows of `unit` elements) in pieces of
@@ -24,14 +24,14 @@ _call_block = caller(types.intp, *[types.intp] * 5)
 _call_parallel = caller(types.void, types.intp, types.intp, types.uint32, types.uint32)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _one(job, i):
     begin = i * word(job, PIECE)
     end = min(begin + word(job, PIECE), word(job, N))
     _call_block(word(job, BLOCK), (word(job, ARGS), begin, end, word(job, SUMS) + 8 * word(job, WIDTH) * i, MEASURE))
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _pieces(job):
     return (word(job, N) + word(job, PIECE) - 1) // word(job, PIECE)
 

@@ -9,7 +9,7 @@ import numba
 from numba import cfunc
 
 from optimizers.executors.generate import ACTIVE, FIRST, GROUP, NUMEL, ROW_HEAD
-from optimizers.executors.numba_dialect import OPTIONS
+from optimizers.executors.numba_dialect import INNER, OPTIONS
 from optimizers.executors.raw import set_word, word
 
 #: the words of the one argument of `locate`: where the indices lie and how far apart, where the answer goes, a hash
@@ -28,7 +28,7 @@ FILL = "rows row_bytes group width where entries p g p_bytes slot_bytes slots".s
 FIRST_SLOT = len(FILL)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _seen(cells, mask, offset):
     """Whether the hash table holds an offset; if not, it does afterwards."""
     at = (offset * 0x9E3779B97F4A7C1 >> 20) & mask

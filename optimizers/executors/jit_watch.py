@@ -8,7 +8,7 @@ from __future__ import annotations
 from numba import cfunc, njit, types
 
 from optimizers.executors.generate import ACTIVE, NUMEL
-from optimizers.executors.numba_dialect import OPTIONS
+from optimizers.executors.numba_dialect import INNER, OPTIONS
 from optimizers.executors.raw import caller, get_uint32, set_uint32, set_word, word
 
 #: bytes from the start of a tensor to its storage, version counter, description (number of dimensions, sizes, strides,
@@ -39,7 +39,7 @@ _item = caller(types.intp, types.intp, types.intp)
 _drive = caller(types.intp, types.intp)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _same_description(tensor, expected):
     """Whether all that describes a tensor lies in memory word for word as expected."""
     if word(expected, NDIM) > INLINE:
@@ -50,7 +50,7 @@ def _same_description(tensor, expected):
     return different == 0
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _same_data(tensor, expected):
     """Whether a tensor's storage is where it was, and has not become copy-on-write (that has another deleter)."""
     storage, copy, different = word(tensor, STORAGE // 8), word(expected, PRINT), 0
@@ -59,7 +59,7 @@ def _same_data(tensor, expected):
     return different == 0
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _bump(tensor):
     """Counts a write to a tensor, so that autograd notices if it had saved the old values."""
     version = word(tensor, COUNTER // 8) + COUNTER_VERSION

@@ -28,6 +28,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -191,6 +192,18 @@ _MADE = {
     types.float32: _make(np.float32, 23, _EXPONENTIAL, (_curve(_LOGARITHM), _curve(_UNIT_LOGARITHM)), 14),
     types.float64: _make(np.float64, 52, _DOUBLE_EXPONENTIAL, _quotients(12, 17), 32),
 }
+
+
+def _of_number(name):
+    def function(x):
+        return _MADE[types.float32 if x.type == ir.FloatType() else types.float64][name](x)
+
+    function.__name__ = name
+    return staticmethod(function)
+
+
+#: the same functions of `Number`, in its precision
+of_numbers = type("of_numbers", (), {name: _of_number(name) for name in __all__})
 
 
 def _offer(name, doc):

@@ -7,7 +7,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_I64 = ir.IntType(64)
+from . import llvm_numbers
+from .llvm_numbers import Cell
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
 def caller(result, *arguments):
@@ -30,24 +33,20 @@ def caller(result, *arguments):
     return call
 
 
-def _memory(kind):
+def _memory(kind, cell):
     """Load and store of one scalar type: the element `index` after a raw address."""
-
-    def element(context, builder, address, index):
-        pointer = builder.inttoptr(address, context.get_data_type(kind).as_pointer())
-        return builder.gep(pointer, [index], inbounds=True)
 
     @intrinsic
     def load(typing, address, index):
         def generate(context, builder, signature, values):
-            return builder.load(element(context, builder, *values))
+            return cell.load(builder, *values)
 
         return kind(types.intp, types.intp), generate
 
     @intrinsic
     def store(typing, address, index, value):
         def generate(context, builder, signature, values):
-            builder.store(values[2], element(context, builder, *values[:2]))
+            cell.store(builder, *values)
             return context.get_dummy_value()
 
         return types.void(types.intp, types.intp, kind), generate
@@ -55,11 +54,24 @@ def _memory(kind):
     return load, store
 
 
-word, set_word = _memory(types.intp)
-get_float64, set_float64 = _memory(types.float64)
-get_float32, set_float32 = _memory(types.float32)
-get_uint16, set_uint16 = _memory(types.uint16)
-get_uint32, set_uint32 = _memory(types.uint32)
+word, set_word = _memory(types.intp, Cell(_I64, _I64))
+get_float64, set_float64 = _memory(types.float64, llvm_numbers.FLOAT64)
+get_float32, set_float32 = _memory(types.float32, llvm_numbers.FLOAT32)
+get_uint32, set_uint32 = _memory(types.uint32, Cell(_I32, _I32))
+
+
+get_float16, set_float16 = _memory(types.float32, llvm_numbers.FLOAT16)
+get_bfloat16, set_bfloat16 = _memory(types.float32, llvm_numbers.BFLOAT16)
+
+
+@intrinsic
+def add(typing, x, y):
+    """Two floats of one type in a sum whose terms may be added in any order, which vector instructions need."""
+
+    def generate(context, builder, signature, values):
+        return builder.fadd(*values, flags=("contract", "reassoc"))
+
+    return x(x, x), generate
 
 
 @intrinsic
@@ -87,23 +99,3 @@ bits_of_float32 = _bitcast(types.float32, types.uint32)
 float32_of_bits = _bitcast(types.uint32, types.float32)
 bits_of_float64 = _bitcast(types.float64, types.uint64)
 float64_of_bits = _bitcast(types.uint64, types.float64)
-
-
-@intrinsic
-def float32_of_float16(typing, value):
-    """The float32 that sixteen bits of IEEE half precision stand for."""
-
-    def generate(context, builder, signature, values):
-        return builder.fpext(builder.bitcast(values[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(types.uint16), generate
-
-
-@intrinsic
-def float16_of_float32(typing, value):
-    """The sixteen bits of the nearest IEEE half, ties to even."""
-
-    def generate(context, builder, signature, values):
-        return builder.bitcast(builder.fptrunc(values[0], ir.HalfType()), ir.IntType(16))
-
-    return types.uint16(types.float32), generate

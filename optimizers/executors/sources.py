@@ -19,52 +19,26 @@ def definition(function: Callable, name: str) -> str:
 def storage(kind: str) -> dict[str, str]:
     """How numbers of a dtype are kept and worked with: sixteen-bit floats are bits in memory, and float32 in sums.
 
-    KIND: the dtype, CELL: the type in memory, SIZE: its bytes, REAL: the type of the arithmetic.
+    KIND: the dtype, SIZE: its bytes in memory, REAL: the type of the arithmetic.
     """
     size = {"float64": 8, "float32": 4}.get(kind, 2)
-    cell, real = (kind, kind) if size > 2 else ("uint16", "float32")
-    return {"KIND": kind, "CELL": cell, "SIZE": str(size), "REAL": real}
+    return {"KIND": kind, "SIZE": str(size), "REAL": kind if size > 2 else "float32"}
 
 
 #: what every generated CPU kernel begins with
 IMPORTS = """from numba import cfunc, float32, float64, njit
 from optimizers.executors.numba_dialect import *
-from optimizers.executors.numba_dialect import OPTIONS
+from optimizers.executors.numba_dialect import INNER, OPTIONS
+from optimizers.executors.llvm_dialect import exact, traced
 from optimizers.executors.raw import *
 """
 
 #: for templates: an element of an array at an address, and the sum options of loops that may add in any order
 ELEMENTS = """
 # sums may be taken in any order, in float64
-SUMS = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
-
-
-@njit(**OPTIONS)
-def element(at, i):
-    return load_${KIND}(get_${CELL}(at, i))
-
-
-@njit(**OPTIONS)
-def set_element(at, i, x):
-    set_${CELL}(at, i, store_${KIND}(${REAL}(x)))
+SUMS = {**INNER, "fastmath": {"contract", "reassoc"}}
+element, set_element = get_${KIND}, set_${KIND}
 """
-
-
-def typed(function: Callable, name: str, real: str) -> str:
-    """The source of a function whose numbers are of type `real`: in Numba a bare one would make everything float64."""
-    return ast.unparse(ast.fix_missing_locations(_Numbers(real).visit(ast.parse(definition(function, name)))))
-
-
-class _Numbers(ast.NodeTransformer):
-    """Writes ``0.5`` as ``float32(0.5)``."""
-
-    def __init__(self, real: str):
-        self.real = real
-
-    def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        if type(node.value) in (int, float):
-            return ast.Call(ast.Name(self.real, ast.Load()), [node], [])
-        return node
 
 
 def numba_block(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, state_dtype: str) -> str:
@@ -87,7 +61,7 @@ def numba_block(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, sta
     return "\n".join(
         [
             IMPORTS,
-            *[f"@njit(**OPTIONS)\n{source}" for source in rules.values()],
+            *[f"@traced\n{source}" for source in rules.values()],
             "@cfunc('void(intp, intp, intp, intp)', cache=True, **OPTIONS)",
             "def block(row, coefs, start, stop):",
             textwrap.indent("\n".join(lines + loops), "    "),
@@ -98,13 +72,12 @@ def numba_block(algorithm: Algorithm, present: tuple[bool, ...], dtype: str, sta
 
 def _loop(rule: str, live: list[str], unread: set[str], kinds: dict[str, str], slots, outputs) -> list[str]:
     """The lines of a loop that loads, applies a rule, and stores; slots in `unread` are only stored."""
-    cells = {n: storage(kinds[n])["CELL"] for n in live}
-    values = {n: f"load_{kinds[n]}(get_{cells[n]}({n}_at, i))" for n in live if n not in unread}
+    values = {n: f"get_{kinds[n]}({n}_at, i)" for n in live if n not in unread}
     arguments = [values.get(n, "None") for n in ["p", "g", *slots]] + [f"{name}_c" for name in outputs]
     return [
         "for i in range(stop - start):",
         f"    {', '.join(f'{name}_new' for name in ['p', *slots])}, = {rule}({', '.join(arguments)})",
-        *[f"    set_{cells[n]}({n}_at, i, store_{kinds[n]}({n}_new))" for n in live if n != "g"],
+        *[f"    set_{kinds[n]}({n}_at, i, {n}_new)" for n in live if n != "g"],
     ]
 
 
@@ -150,8 +123,7 @@ def numba_prologue(algorithm: Algorithm, scalar_dtype: str) -> str:
     width, rows = len(algorithm.outputs), len(scalars)
     values = {
         "direction": f"get_float64(h, {len(algorithm.hyper)})",
-        "first": "first",
-        "stored": f"stored_{scalar_dtype}",
+        "first": "float64(first)",
     }
     values |= {name: f"get_float64(h, {i})" for i, name in enumerate(algorithm.hyper)} | {s: s for s in scalars}
     same = " and ".join(["r > 0", "g == last_g", "first == last_first", *[f"{s} == last_{s}" for s in scalars]])
@@ -167,9 +139,9 @@ def numba_prologue(algorithm: Algorithm, scalar_dtype: str) -> str:
         f"    if not ({same}):",
         f"        coef = coefs + r * {8 * width}",
         "        h = hyper + g * hyper_bytes",
-        f"        answer = coefficients({', '.join(values[name] for name in algorithm.inputs)})",
-        *[f"        new_{s} = float64(answer[{i}])" for i, s in enumerate(scalars)],
-        *[f"        set_float64(coef, {i}, float64(answer[{rows + i}]))" for i in range(width)],
+        f"        answer = coefficients({', '.join(values[name] for name in algorithm.inputs if name in values)})",
+        *[f"        new_{s} = answer[{i}]" for i, s in enumerate(scalars)],
+        *[f"        set_float64(coef, {i}, answer[{rows + i}])" for i in range(width)],
         "        last_g = g",
         "        last_first = first",
         *[f"        last_{s} = {s}" for s in scalars],
@@ -182,8 +154,8 @@ def numba_prologue(algorithm: Algorithm, scalar_dtype: str) -> str:
     ]
     return "\n".join(
         [
-            IMPORTS + f"from optimizers.executors.numba_dialect import stored_{scalar_dtype}\n",
-            "@njit(error_model='numpy')",
+            IMPORTS + f"from optimizers.executors.llvm_dialect import stored_{scalar_dtype}\n",
+            f"@exact(stored=stored_{scalar_dtype})" if "stored" in algorithm.inputs else "@exact()",
             definition(algorithm.coefficients, "coefficients"),
             "@cfunc('void(intp, intp, intp, intp, intp, intp, intp)', cache=True, error_model='numpy')",
             "def prologue(rows, row_bytes, active, n, coefs, hyper, hyper_bytes):",

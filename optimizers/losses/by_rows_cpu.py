@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..executors import generate
-from ..executors.sources import storage, typed
+from ..executors.sources import definition, storage
 from . import memory
 from .by_rows_source import BLOCK, HINGES, LABELS, MANY_RIGHT, NLL, ONE_RIGHT, VECTORS
-from .cpu import HEAD, RUN, STAGES, Job, math_source
+from .cpu import HEAD, RUN, STAGES, Job
 
 if TYPE_CHECKING:
     from .vectors import Hinge, OfVectors
@@ -179,12 +179,8 @@ def _block(
     """The compiled block of a source that has names for its words and tensors; `slope` is what is kept of one."""
     names = _places(words, tensors, 1)
     if hinge:
-        real = storage(generate.name(dtype))["REAL"]
-        names |= {
-            "SLOPE": slope,
-            "HINGE": typed(hinge[0], "hinge", real),
-            "HINGE_SLOPE": typed(hinge[1], "hinge_slope", real),
-        }
+        functions = [definition(f, name) for f, name in zip(hinge, ("hinge", "hinge_slope"), strict=True)]
+        names |= {"SLOPE": slope, "HINGE": functions[0], "HINGE_SLOPE": functions[1]}
     return _load(source, dtype, names)
 
 
@@ -198,15 +194,14 @@ def _block_of_vectors(loss: OfVectors, dtype: torch.dtype, constants: int) -> An
     at, tail = ", ".join(f"{x}_at" for x in xs), "".join(f", {c}" for c in cs)
     narrow = "".join(f", {real}({c})" for c in cs)
     read = ", ".join(f"element({x}_at, i)" for x in xs)
-    functions = [(loss.terms, "terms", real), (loss.loss, "loss", "float64")]
-    functions += [(pull, f"pull{k}", real) for k, pull in enumerate(loss.pulls)]
+    functions = {"terms": loss.terms, "loss": loss.loss} | {f"pull{k}": pull for k, pull in enumerate(loss.pulls)}
     pulled = [
-        f"@njit(**OPTIONS)\ndef pulled{k}({at}, out, n, {', '.join(slopes)}{tail}):\n    for i in range(n):\n"
+        f"@njit(**INNER)\ndef pulled{k}({at}, out, n, {', '.join(slopes)}{tail}):\n    for i in range(n):\n"
         f"        set_element(out, i, pull{k}({read}, {', '.join(slopes)}{tail}))\n\n"
         for k in range(n)
     ]
     names = _places(("LENGTH", "INTEGERS"), (*[f"X{k}" for k in range(n)], *["LABEL"] * loss.labelled), n) | {
-        "FUNCTIONS": "\n\n".join(f"@njit(**INLINE)\n{typed(*function)}" for function in functions),
+        "FUNCTIONS": "\n\n".join(f"@traced\n{definition(function, name)}" for name, function in functions.items()),
         "AT": at,
         "READ": read,
         "C": tail,
@@ -214,8 +209,8 @@ def _block_of_vectors(loss: OfVectors, dtype: torch.dtype, constants: int) -> An
         "SUMS_0": " = ".join(sums) + " = 0.0",
         "PARTS_0": " = ".join(f"p{k}" for k in range(loss.sums)) + f" = {real}(0)",
         "TERMS": ", ".join(f"t{k}" for k in range(loss.sums)),
-        "ADD": "; ".join(f"p{k} += t{k}" for k in range(loss.sums)),
-        "ADD_PARTS": "; ".join(f"s{k} += float64(p{k})" for k in range(loss.sums)),
+        "ADD": "; ".join(f"p{k} = add(p{k}, t{k})" for k in range(loss.sums)),
+        "ADD_PARTS": "; ".join(f"s{k} = add(s{k}, float64(p{k}))" for k in range(loss.sums)),
         "SUMMED": ", ".join(sums),
         "SLOPES": ", ".join(slopes),
         "PULLED": "\n".join(pulled),
@@ -243,4 +238,4 @@ def _load(source: str, dtype: torch.dtype, names: dict[str, str]) -> Any:
     text = Template(HEAD + source + BLOCK).substitute(
         storage(generate.name(dtype)) | STAGES | {"RUN": str(RUN)} | names
     )
-    return generate.load(text, "by_rows", math_source(), *generate.numba_ingredients()).block
+    return generate.load(text, "by_rows", *generate.numba_ingredients()).block

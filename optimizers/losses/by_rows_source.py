@@ -30,7 +30,7 @@ def block(args, begin, end, sums, stage):
 #: before it
 SCALES = '''
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def set_scales(args, n):
     """What gradients and the value are multiplied by, for a mean over this number or weight."""
     numbers = word(args, 0)
@@ -42,7 +42,7 @@ def set_scales(args, n):
     set_float64(numbers, 2, value_scale)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def upstream_of(args, r):
     """The upstream gradient of a row, with the scale of a mean."""
     upstream, scale = ${UPSTREAM}, get_float64(word(args, 0), 1)
@@ -56,19 +56,20 @@ NLL = (
     + SCALES
     + '''
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def prepare(args, n):
     classes, ignored, target_at, weight_at = ${CLASSES}, ${IGNORED}, ${TARGET}, ${WEIGHT}
-    if strangers(target_at, n, classes, ignored):  # whose weights must not be looked up
+    kept, strangers = counted(target_at, n, classes, ignored)
+    if strangers:  # whose weights must not be looked up
         return 1
     if weight_at:
         set_scales(args, weight_of_targets(target_at, weight_at, n, ignored))
     else:
-        set_scales(args, counted(target_at, n, ignored))
+        set_scales(args, float64(kept))
     return 0
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def gathered(args, at, out, begin, n, step, apart):
     """Of rows whose elements of one class are `step` apart, and those of one row `apart`; `out` is clear."""
     ignored, target_at, weight_at = ${IGNORED}, ${TARGET} + 8 * begin, ${WEIGHT}
@@ -89,7 +90,7 @@ def gathered(args, at, out, begin, n, step, apart):
     return total
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def rows(args, begin, end):
     classes, apart, at, out = ${CLASSES}, ${APART}, ${INPUT}, ${OUT0}
     if apart == 1:
@@ -117,26 +118,26 @@ HINGES = (
     + SCALES
     + '''
 
-@njit(**OPTIONS)
+@traced
 ${HINGE}
 
 
-@njit(**OPTIONS)
+@traced
 ${HINGE_SLOPE}
 
 
-@njit(**SUMS)
+@njit(**INNER)
 def hinges(at, n, shift):
     s = 0.0
     for begin in range(0, n, ${RUN}):
         part = ${REAL}(0)
         for i in range(begin, min(begin + ${RUN}, n)):
-            part += hinge(shift + element(at, i))
-        s += float64(part)
+            part = add(part, hinge(shift + element(at, i)))
+        s = add(s, float64(part))
     return s
 
 
-@njit(**SUMS)
+@njit(**INNER)
 def hinges_and_slopes(at, out, n, shift, factor):
     """Their sums; the slopes times `factor` go to `out`."""
     s = slopes = 0.0
@@ -145,15 +146,13 @@ def hinges_and_slopes(at, out, n, shift, factor):
         for i in range(begin, min(begin + ${RUN}, n)):
             z = shift + element(at, i)
             slope = hinge_slope(z)
-            part += hinge(z)
-            part_of_slopes += slope
+            part, part_of_slopes = add(part, hinge(z)), add(part_of_slopes, slope)
             set_element(out, i, ${SLOPE})
-        s += float64(part)
-        slopes += float64(part_of_slopes)
+        s, slopes = add(s, float64(part)), add(slopes, float64(part_of_slopes))
     return s, slopes
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def rows(args, begin, end):
     n, at, out = ${CLASSES}, ${INPUT}, ${OUT0}
     values = ${VALUE} if ${EACH} else 0
@@ -172,19 +171,19 @@ def rows(args, begin, end):
 #: further words: classes; tensors: scores, classes, weights of the classes; constants: margin
 ONE_RIGHT = """
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def prepare(args, n):
     set_scales(args, float64(n))
-    return int64(strangers(${TARGET}, n, ${CLASSES}, 0) > 0)
+    return counted(${TARGET}, n, ${CLASSES}, 0)[1]
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def weight_of(args, r):
     weight_at = ${WEIGHT}
     return float64(element(weight_at, word(${TARGET}, r))) if weight_at else 1.0
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def row(args, at, out, n, r, factor):
     t = word(${TARGET}, r)
     shift, after = ${REAL}(get_float64(word(args, 0), 3)) - element(at, t), ${SIZE} * (t + 1)
@@ -199,25 +198,24 @@ def row(args, at, out, n, r, factor):
 #: further words: classes, rows that share scratch; tensors: scores, right classes up to the first that is -1
 MANY_RIGHT = '''
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def prepare(args, n):
     classes = ${CLASSES}
     set_scales(args, float64(n))
-    return int64(strangers(${TARGET}, n * classes, classes, -1) > 0)
+    return counted(${TARGET}, n * classes, classes, -1)[1]
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def weight_of(args, r):
     return 1.0
 
 
-@njit(**OPTIONS)
+@traced
 def scale_by(out, n, factor):
-    for i in range(n):
-        set_element(out, i, factor * element(out, i))
+    loop(n, lambda i: set_${KIND}(out, i, factor * get_${KIND}(out, i)))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def row(args, at, out, n, r, factor):
     """Right classes are at minus infinity where others are compared with them."""
     rights = ${TARGET} + 8 * n * r
@@ -247,7 +245,7 @@ def row(args, at, out, n, r, factor):
 
 LABELS = """
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def label_of(args, r):
     labels = ${LABEL}
     return float64(word(labels, r)) if ${INTEGERS} else float64(element(labels, r))
@@ -256,18 +254,13 @@ def label_of(args, r):
 #: `terms` of a row's elements are summed; `loss` makes of the sums the value and the slope of each sum, and `pull<k>`
 #: of these the slope of an element of the vector k. Further words: length of a vector, whether labels are integers
 VECTORS = (
-    """
-import math
-
-INLINE = {**OPTIONS, "forceinline": True}
-"""
-    + SCALES
+    SCALES
     + """
 
 ${FUNCTIONS}
 
 
-@njit(**SUMS)
+@njit(**INNER)
 def measured(${AT}, n${C}):
     ${SUMS_0}
     for begin in range(0, n, ${RUN}):
@@ -281,13 +274,13 @@ def measured(${AT}, n${C}):
 
 ${PULLED}
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def prepare(args, n):
     set_scales(args, float64(n))
     return 0
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def rows(args, begin, end):
     numbers, n = word(args, 0), ${LENGTH}
     values = ${VALUE} if ${EACH} else 0

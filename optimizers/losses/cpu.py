@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import textwrap
 from array import array
 from collections.abc import Sequence
-from pathlib import Path
 from string import Template
 from struct import Struct
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..executors import cpu, generate, numba_math, threads
-from ..executors.sources import ELEMENTS, IMPORTS, storage, typed
+from ..executors.sources import ELEMENTS, IMPORTS, definition, storage
 from . import memory
 from .fused import MOST_SIZES
 
@@ -40,13 +40,7 @@ _PARALLEL = (threads.openmp() or (0,))[0]
 #: for templates: what a block is called for
 STAGES = {name: str(getattr(driver, name)) for name in ("PREPARE", "MEASURE", "FINISH")}
 #: what the source of a loss begins with
-HEAD = IMPORTS + "from optimizers.executors.numba_math import *\n" + ELEMENTS
-HEAD += """
-
-@njit(forceinline=True, **OPTIONS)
-def softplus(x):
-    return maximum(x, ${REAL}(0)) + log1p_unit(exp_negative(-absolute(x)))
-"""
+HEAD = IMPORTS + ELEMENTS
 
 #: what is asked of a block of elements
 SUM, SUM_AND_GRADIENT, VALUES, GRADIENTS, GRADIENT = range(5)
@@ -63,15 +57,21 @@ class Loss:
     def __init__(
         self, shape: torch.Size, dtype: torch.dtype, loss: Elementwise, reduction: str, constants: tuple[float, ...]
     ):
-        n = shape.numel()
         self.scale = _scale(shape, reduction)
-        first = (True, *[False] * (len(loss.slopes) - 1))
-        self.value, self.value_and_gradient = (
-            _job(loss, what, dtype, n, constants, first) for what in (SUM, SUM_AND_GRADIENT)
-        )
-        self.no_others = [0] * (len(first) - 1)
+        self.no_others = [0] * (len(loss.slopes) - 1)
+        self.of = dtype, shape.numel(), constants, (True, *[False] * len(self.no_others))
+        self.loss = loss
         self.like = torch.empty((), dtype=dtype)
-        self.large = n * dtype.itemsize >= memory.ASK_FROM
+        self.large = self.of[1] * dtype.itemsize >= memory.ASK_FROM
+
+    # each is compiled when it is first asked for
+    @functools.cached_property
+    def value(self) -> Job:
+        return _job(self.loss, SUM, *self.of)
+
+    @functools.cached_property
+    def value_and_gradient(self) -> Job:
+        return _job(self.loss, SUM_AND_GRADIENT, *self.of)
 
     def forward(self, tensors: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Outs | None]:
         input = tensors[0]
@@ -157,8 +157,8 @@ def _run(
 def _job(
     loss: Elementwise, what: int, dtype: torch.dtype, n: int, constants: tuple[float, ...], wanted: tuple[bool, ...]
 ) -> Job:
-    block = _block(loss, dtype, len(constants), wanted)
-    return Job(block, n, PIECE, numbers=constants, before=(what,), pointers=1 + 2 * len(wanted))
+    block = _block(loss, what, dtype, len(constants), wanted)
+    return Job(block, n, PIECE, numbers=constants, pointers=1 + 2 * len(wanted))
 
 
 class Job:
@@ -177,7 +177,7 @@ class Job:
         unit: int = 1,
         *,
         numbers: Sequence[float] = (),
-        before: Sequence[int],
+        before: Sequence[int] = (),
         pointers: int,
         after: Sequence[int] = (),
         scratch: int = 0,
@@ -223,118 +223,67 @@ class _Call:
 
 
 @functools.cache
-def _block(loss: Elementwise, dtype: torch.dtype, constants: int, wanted: tuple[bool, ...]) -> Any:
-    """The compiled block of one loss, dtype, and set of tensors that want a gradient."""
-    kind = generate.name(dtype)
-    names = storage(kind) | STAGES
-    names |= {name: str(globals()[name]) for name in "SUM SUM_AND_GRADIENT VALUES GRADIENTS".split()}
+def _block(loss: Elementwise, what: int, dtype: torch.dtype, constants: int, wanted: tuple[bool, ...]) -> Any:
+    """The compiled block of what is asked of one loss and dtype, for a set of tensors that want a gradient."""
+    names = storage(generate.name(dtype)) | STAGES
     real, size, n = names["REAL"], names["SIZE"], len(wanted)
-    slopes = {k: slope for k, slope in enumerate(loss.slopes) if slope is not None and wanted[k]}
-    c = "".join(f", c{i}" for i in range(constants))
-    x = ", ".join(f"x{k}" for k in range(n)) + c
-    places = [f"x{k}_at = word(args, {3 + k}) + {size} * begin" for k in range(n)]
-    places += [f"out{k} = word(args, {3 + n + k}) + {size} * begin" for k in slopes]
+    slopes = {}
+    if what not in (SUM, VALUES):
+        slopes = {k: slope for k, slope in enumerate(loss.slopes) if slope is not None and wanted[k]}
+    elements = ", ".join([*(f"x{k}" for k in range(n)), *(f"c{i}" for i in range(constants))])
+    places = [f"other_at = other + {size} * begin"] if what in (VALUES, GRADIENTS) else []
+    places += [f"x{k}_at = word(args, {2 + k}) + {size} * begin" for k in range(n)]
+    places += [f"out{k} = word(args, {2 + n + k}) + {size} * begin" for k in slopes]
     places += [f"c{i} = {real}(get_float64(numbers, {i + 1}))" for i in range(constants)]
+    places += [f"scale = {real}(get_float64(numbers, 0))"] if slopes and what != GRADIENTS else []
+    body = [f"x{k} = element(x{k}_at, i)" for k in range(n)]
+    body += ["scale = element(other_at, i)"] if what == GRADIENTS else []
+    body += [f"set_element(other_at, i, value({elements}))"] if what == VALUES else []
+    body += [f"set_element(out{k}, i, scale * slope{k}({elements}))" for k in slopes]
+    names["PART"] = real if HEAVY.intersection(loss.value.__code__.co_names) else "float64"
+    if what in (SUM, SUM_AND_GRADIENT):
+        body.append(f"part = add(part, {names['PART']}(value({elements})))")
+    functions = {"value": loss.value} | {f"slope{k}": slope for k, slope in slopes.items()}
     names |= {
-        "VALUE": typed(loss.value, "value", real),
-        "SLOPES": "".join(f"{_INLINE}{typed(slope, f'slope{k}', real)}\n" for k, slope in slopes.items()),
-        "C": c,
-        "X": x,
-        "AT": ", ".join(f"x{k}_at" for k in range(n)),
-        "READ": ", ".join(f"x{k}" for k in range(n)) + " = " + ", ".join(f"element(x{k}_at, i)" for k in range(n)),
-        "OUTS": ", ".join(f"out{k}" for k in slopes),
-        "SCALED": "; ".join(f"set_element(out{k}, i, scale * slope{k}({x}))" for k in slopes),
+        "FUNCTIONS": "\n\n".join(f"@traced\n{definition(function, name)}" for name, function in functions.items()),
         "PLACES": "\n    ".join(places),
         "RUN": str(RUN),
-        "PART": real if HEAVY.intersection(loss.value.__code__.co_names) else "float64",
     }
-    text = Template(HEAD + _SOURCE).substitute(names)
-    return generate.load(text, "loss", math_source(), *generate.numba_ingredients()).block
+    block, margin = (_SUM, " " * 12) if what in (SUM, SUM_AND_GRADIENT) else (_EACH, " " * 8)
+    text = Template(HEAD + block).substitute(names, BODY=textwrap.indent("\n".join(body), margin).lstrip())
+    return generate.load(text, "loss", *generate.numba_ingredients()).block
 
 
-@functools.cache
-def math_source() -> str:
-    """What the machine code of a loss is made of besides its own text."""
-    return Path(generate.__file__).with_name("numba_math.py").read_text(encoding="utf-8")
+_BEGIN = """
 
-
-_INLINE = "@njit(forceinline=True, **OPTIONS)\n"
-
-_SOURCE = """
-
-@njit(forceinline=True, **OPTIONS)
-${VALUE}
-
-
-${SLOPES}
-
-@njit(**SUMS)
-def total(${AT}, n${C}):
-    s = 0.0
-    for begin in range(0, n, ${RUN}):
-        part = ${PART}(0)
-        for i in range(begin, min(begin + ${RUN}, n)):
-            ${READ}
-            part += ${PART}(value(${X}))
-        s += float64(part)
-    return s
-
-
-@njit(**SUMS)
-def total_and_gradient(${AT}, ${OUTS}, n, scale${C}):
-    s = 0.0
-    for begin in range(0, n, ${RUN}):
-        part = ${PART}(0)
-        for i in range(begin, min(begin + ${RUN}, n)):
-            ${READ}
-            part += ${PART}(value(${X}))
-            ${SCALED}
-        s += float64(part)
-    return s
-
-
-@njit(**OPTIONS)
-def values(${AT}, out, n${C}):
-    for i in range(n):
-        ${READ}
-        set_element(out, i, value(${X}))
-
-
-@njit(**OPTIONS)
-def gradient(${AT}, ${OUTS}, n, scale${C}):
-    for i in range(n):
-        ${READ}
-        ${SCALED}
-
-
-@njit(**OPTIONS)
-def gradients(${AT}, ${OUTS}, up, n${C}):
-    for i in range(n):
-        ${READ}
-        scale = element(up, i)
-        ${SCALED}
-
+${FUNCTIONS}
 
 @cfunc("intp(intp, intp, intp, intp, intp)", cache=True, **OPTIONS)
 def block(args, begin, end, sums, stage):
-    numbers, what, other = word(args, 0), word(args, 1), word(args, 2)
-    if stage == ${FINISH} and (what == ${SUM} or what == ${SUM_AND_GRADIENT}):
+    numbers, other, n = word(args, 0), word(args, 1), end - begin
+"""
+
+_SUM = f"""{_BEGIN}
+    if stage == ${{FINISH}}:
         set_element(other, 0, get_float64(sums, 0) * get_float64(numbers, 0))
-    if stage != ${MEASURE}:
+    if stage != ${{MEASURE}}:
         return 0
-    n, scale = end - begin, ${REAL}(get_float64(numbers, 0))
-    ${PLACES}
+    ${{PLACES}}
     s = 0.0
-    if what == ${SUM}:
-        s = total(${AT}, n${C})
-    elif what == ${SUM_AND_GRADIENT}:
-        s = total_and_gradient(${AT}, ${OUTS}, n, scale${C})
-    elif what == ${VALUES}:
-        values(${AT}, other + ${SIZE} * begin, n${C})
-    elif what == ${GRADIENTS}:
-        gradients(${AT}, ${OUTS}, other + ${SIZE} * begin, n${C})
-    else:
-        gradient(${AT}, ${OUTS}, n, scale${C})
+    for first in range(0, n, ${{RUN}}):
+        part = ${{PART}}(0)
+        for i in range(first, min(first + ${{RUN}}, n)):
+            ${{BODY}}
+        s = add(s, float64(part))
     set_float64(sums, 0, s)
+    return 0
+"""
+
+_EACH = f"""{_BEGIN}
+    if stage != ${{MEASURE}}:
+        return 0
+    ${{PLACES}}
+    for i in range(n):
+        ${{BODY}}
     return 0
 """

@@ -8,46 +8,59 @@ from __future__ import annotations
 
 COLUMNS = '''
 
-@njit(**INLINE)
+@traced
 def raise_tops(at, tops, n):
-    for i in range(n):
-        x, top = float64(element(at, i)), get_float64(tops, i)
-        set_float64(tops, i, x if x > top else top)
+    def raised(i):
+        x, top = float64(get_${KIND}(at, i)), get_float64(tops, i)
+        set_float64(tops, i, where(x > top, x, top))
+
+    loop(n, raised)
 
 
-@njit(**INLINE)
 def add_exps(at, out, tops, sums, n, keep):
-    for i in range(n):
-        e = exp_negative(element(at, i) - ${REAL}(get_float64(tops, i)))
+    def add(i):
+        e = exp_negative(get_${KIND}(at, i) - ${REAL}(get_float64(tops, i)))
         set_float64(sums, i, get_float64(sums, i) + float64(e))
         if keep:
-            set_element(out, i, e)
+            set_${KIND}(out, i, e)
+
+    loop(n, add)
 
 
-@njit(**INLINE)
+make_exps, keep_all_exps = traced(add_exps, keep=False), traced(add_exps, keep=True)
+
+
+@traced
 def add_distances(at, lses, sums, n, weight):
-    for i in range(n):
-        set_float64(sums, i, get_float64(sums, i) + weight * (get_float64(lses, i) - float64(element(at, i))))
+    def add(i):
+        distance = get_float64(lses, i) - float64(get_${KIND}(at, i))
+        set_float64(sums, i, get_float64(sums, i) + weight * distance)
+
+    loop(n, add)
 
 
-@njit(**INLINE)
 def chances(at, out, lses, factors, n, keep):
-    for i in range(n):
-        e = element(out, i) if keep else exp_negative(element(at, i) - ${REAL}(get_float64(lses, i)))
-        set_element(out, i, ${REAL}(get_float64(factors, i)) * e)
+    def put(i):
+        e = get_${KIND}(out, i) if keep else exp_negative(get_${KIND}(at, i) - ${REAL}(get_float64(lses, i)))
+        set_${KIND}(out, i, ${REAL}(get_float64(factors, i)) * e)
+
+    loop(n, put)
 
 
-@njit(**INLINE)
-def subtract(out, upstream, n, factor):
-    if upstream:
-        for i in range(n):
-            set_element(out, i, element(out, i) - factor * element(upstream, i))
-    else:
-        for i in range(n):
-            set_element(out, i, element(out, i) - factor)
+chances_of_logits, chances_of_exps = traced(chances, keep=False), traced(chances, keep=True)
 
 
-@njit(**OPTIONS)
+@traced
+def subtract(out, n, factor):
+    loop(n, lambda i: set_${KIND}(out, i, get_${KIND}(out, i) - factor))
+
+
+@traced
+def subtract_each(out, upstream, n, factor):
+    loop(n, lambda i: set_${KIND}(out, i, get_${KIND}(out, i) - factor * get_${KIND}(upstream, i)))
+
+
+@njit(**INNER)
 def columns(args, begin, end, position):
     """The loss of the positions [begin, end) of one sample, whose logits of a class lie side by side.
 
@@ -73,9 +86,9 @@ def columns(args, begin, end, position):
         raise_tops(logits + step * c, lses, size)
     for c in range(n):
         if keep:
-            add_exps(logits + step * c, out + step * c, lses, sums, size, True)
+            keep_all_exps(logits + step * c, out + step * c, lses, sums, size)
         else:
-            add_exps(logits + step * c, out, lses, sums, size, False)
+            make_exps(logits + step * c, out, lses, sums, size)
     add_logs(lses, sums, size)
     if smoothing > 0 and what < ${GRADIENT_OF_MEAN}:
         for c in range(n):
@@ -98,25 +111,29 @@ def columns(args, begin, end, position):
                 set_element(value_at, begin + i, ${REAL}(loss))
         if gradient:
             here = scale * float64(element(upstream, i)) if upstream else scale
-            factor, s = here * ((1 - smoothing) * w + spread * all_weights), get_float64(sums, i)
+            whole, s = here * ((1 - smoothing) * w + spread * all_weights), get_float64(sums, i)
             # the difference at the target in float64, rounded once
             if keep:
                 chance = float64(element(out + step * t, i)) / s
-                set_float64(sums, i, factor / s)
+                set_float64(sums, i, whole / s)
             else:
                 chance = math.exp(float64(element(logits + step * t, i)) - get_float64(lses, i))
-                set_float64(sums, i, factor)
-            right = factor * chance - here * spread * (w if weight_at else 1.0)
+                set_float64(sums, i, whole)
+            right = whole * chance - here * spread * (w if weight_at else 1.0)
             set_float64(smooth, i, right - here * (1 - smoothing) * w)
     if gradient:
         for c in range(n):
             if keep:
-                chances(logits, out + step * c, lses, sums, size, True)
+                chances_of_exps(logits, out + step * c, lses, sums, size)
             else:
-                chances(logits + step * c, out + step * c, lses, sums, size, False)
+                chances_of_logits(logits + step * c, out + step * c, lses, sums, size)
             if smoothing > 0:
                 weight = float64(element(weight_at, c)) if weight_at else 1.0
-                subtract(out + step * c, upstream, size, ${REAL}(scale * spread * weight))
+                factor = ${REAL}(scale * spread * weight)
+                if upstream:
+                    subtract_each(out + step * c, upstream, size, factor)
+                else:
+                    subtract(out + step * c, size, factor)
         for i in range(size):
             t = word(target_at, begin + i)
             if t != ignored:

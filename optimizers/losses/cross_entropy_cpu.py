@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..executors import generate
 from ..executors.kernels import SINGLE_AND_DOUBLE
-from ..executors.sources import storage, typed
+from ..executors.sources import definition, storage
 from . import memory
-from .cpu import HEAD, STAGES, Job, math_source
+from .cpu import HEAD, STAGES, Job
 from .cross_entropy_columns import COLUMNS
 from .cross_entropy_source import COMMON, MIXTURES, ROWS, TARGETS
 from .fused import MOST_SIZES
@@ -206,7 +206,7 @@ def _block(
         "IN_PLACE": str(kind in ("float32", "float64")),
     }
     text = Template(HEAD + TARGETS + COMMON + source).substitute(names | _of_row(of_row, constants))
-    return generate.load(text, "cross_entropy", math_source(), *generate.numba_ingredients()).block
+    return generate.load(text, "cross_entropy", *generate.numba_ingredients()).block
 
 
 def _of_row(of_row: OfRow | None, constants: int) -> dict[str, str]:
@@ -215,7 +215,7 @@ def _of_row(of_row: OfRow | None, constants: int) -> dict[str, str]:
     if of_row is None:
         return {"NEEDED": "False", "OF_ROW": "", "MADE": "", "SLOPES": "", "PULL": ""}
     functions = {"row_value": of_row.value, "row_slope": of_row.slope, "row_pull": of_row.pull}
-    texts = [f"@njit(**INLINE)\n{typed(f, name, 'float64')}" for name, f in functions.items() if f is not None]
+    texts = [f"@traced\n{definition(f, name)}" for name, f in functions.items() if f is not None]
     call = f"(nll, lse{numbers})"
     return {
         "NEEDED": "True",

@@ -14,31 +14,23 @@ import math
 from numba import int64
 
 
-@njit(**OPTIONS)
+@traced
 def clear(out, n):
-    for i in range(n):
-        set_element(out, i, ${REAL}(0))
+    loop(n, lambda i: set_${KIND}(out, i, 0))
 
 
-@njit(**OPTIONS)
-def strangers(target_at, rows, classes, ignored):
-    """How many targets are neither a class nor ignored."""
-    n = 0
+@njit(**INNER)
+def counted(target_at, rows, classes, ignored):
+    """How many targets are not ignored, and how many of those are no class."""
+    kept = strangers = 0
     for r in range(rows):
         t = word(target_at, r)
-        n += int64((t != ignored) & ((t < 0) | (t >= classes)))
-    return n
+        kept += int64(t != ignored)
+        strangers += int64((t != ignored) & ((t < 0) | (t >= classes)))
+    return kept, strangers
 
 
-@njit(**OPTIONS)
-def counted(target_at, rows, ignored):
-    n = 0
-    for r in range(rows):
-        n += int64(word(target_at, r) != ignored)
-    return float64(n)
-
-
-@njit(**OPTIONS)
+@njit(**INNER)
 def weight_of_targets(target_at, weight_at, rows, ignored):
     s = 0.0
     for r in range(rows):
@@ -50,11 +42,22 @@ def weight_of_targets(target_at, weight_at, rows, ignored):
 
 #: what all kernels share, those over columns too
 COMMON = '''
-
 from numba import int32, uint32, uint64
+from optimizers.executors.numba_math import *
 
-INLINE = {**OPTIONS, "forceinline": True}
+INLINE = {**INNER, "forceinline": True}
 IN_PLACE = ${IN_PLACE}
+
+
+# functions, not what Numba puts in their places at once: that makes rows of 10 or 16 float32 a tenth slower
+@njit(**INNER)
+def element(at, i):
+    return get_${KIND}(at, i)
+
+
+@njit(**INNER)
+def set_element(at, i, x):
+    set_${KIND}(at, i, ${REAL}(x))
 
 
 @njit(**INLINE)
@@ -115,16 +118,14 @@ def sum_of_few(at, n):
     return float64(s)
 
 
-@njit(**OPTIONS)
+@traced
 def exps(at, n):
-    for i in range(n):
-        set_element(at, i, exp_negative(element(at, i)))
+    loop(n, lambda i: set_${KIND}(at, i, exp_negative(get_${KIND}(at, i))))
 
 
-@njit(**OPTIONS)
+@traced
 def add_logs(at, sums, n):
-    for i in range(n):
-        set_float64(at, i, get_float64(at, i) + log(get_float64(sums, i)))
+    loop(n, lambda i: set_float64(at, i, get_float64(at, i) + log(get_float64(sums, i))))
 
 
 @njit(**SUMS)
@@ -135,25 +136,22 @@ def weighted(at, weight_at, n, lse):
     return s
 
 
-@njit(**INLINE)
+@traced
 def scale_exps(out, n, factor, shift):
-    for i in range(n):
-        set_element(out, i, factor * element(out, i) - shift)
+    loop(n, lambda i: set_${KIND}(out, i, factor * get_${KIND}(out, i) - shift))
 
 
-@njit(**OPTIONS)
+@traced
 def probabilities(at, out, n, lse, factor, shift):
-    for i in range(n):
-        set_element(out, i, factor * exp_negative(element(at, i) - lse) - shift)
+    loop(n, lambda i: set_${KIND}(out, i, factor * exp_negative(get_${KIND}(at, i) - lse) - shift))
 
 
-@njit(**OPTIONS)
+@traced
 def subtract_weights(weight_at, out, n, factor):
-    for i in range(n):
-        set_element(out, i, element(out, i) - factor * element(weight_at, i))
+    loop(n, lambda i: set_${KIND}(out, i, get_${KIND}(out, i) - factor * get_${KIND}(weight_at, i)))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def set_scales(args, what, denominator, all_weights):
     """What value and gradient are multiplied by, for a mean over this number or weight."""
     numbers = word(args, 0)
@@ -167,25 +165,24 @@ def set_scales(args, what, denominator, all_weights):
     set_float64(numbers, 4, value_scale)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def prepare(args, rows, classes):
     """Sets the scales; or the number of the first row without a class."""
     what, ignored, target_at, weight_at = word(args, 1), word(args, 3), word(args, 5), word(args, 6)
-    if strangers(target_at, rows, classes, ignored):
+    kept, strangers = counted(target_at, rows, classes, ignored)
+    if strangers:
         for r in range(rows):
             t = word(target_at, r)
             if t != ignored and (t < 0 or t >= classes):
                 return r + 1
+    denominator, all_weights = float64(kept), float64(classes)
     if weight_at:
-        set_scales(
-            args, what, weight_of_targets(target_at, weight_at, rows, ignored), total(weight_at, classes)
-        )
-    else:
-        set_scales(args, what, counted(target_at, rows, ignored), float64(classes))
+        denominator, all_weights = weight_of_targets(target_at, weight_at, rows, ignored), total(weight_at, classes)
+    set_scales(args, what, denominator, all_weights)
     return 0
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def finish(args, sums):
     if word(args, 1) == ${MEAN} or word(args, 1) == ${SUM}:
         set_element(word(args, 7), 0, get_float64(sums, 0) * get_float64(word(args, 0), 4))
@@ -296,7 +293,7 @@ def mixed(target_at, weight_at, at, n, keep, spread, lse):
     return weights, loss
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def subtract_mixture(out, target_at, weight_at, n, keep, spread):
     if weight_at:
         for j in range(n):
@@ -307,7 +304,7 @@ def subtract_mixture(out, target_at, weight_at, n, keep, spread):
             set_element(out, j, element(out, j) - (keep * element(target_at, j) + spread))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def mixed_probabilities(at, out, target_at, weight_at, n, lse, factor, keep, spread):
     for j in range(n):
         q = keep * element(target_at, j) + spread

@@ -202,7 +202,7 @@ def test_memory_is_the_logits_and_their_gradient(classes):
 MUTANTS = {
     "off-target gradients dropped": ("ROWS", "scale_exps(out, n, ${REAL}(factor / s), shift)", "clear(out, n)"),
     "weight dropped": ("ROWS", "w = float64(element(weight_at, t)) if weight_at else 1.0", "w = 1.0"),
-    "ignored rows counted": ("TARGETS", "int64(word(target_at, r) != ignored)", "1"),
+    "ignored rows counted": ("TARGETS", "int64(t != ignored)", "1"),
     "first upstream for all rows": ("ROWS", "element(upstream, r)", "element(upstream, 0)"),
     "upstream forgotten": (
         "COMMON",
@@ -215,8 +215,8 @@ MUTANTS = {
     "columns of the next sample": ("COLUMNS", "(begin - position) * n + position", "begin"),
     "columns forget the smoothing": (
         "COLUMNS",
-        "subtract(out + step * c, upstream, size,",
-        "subtract(out, upstream, 0,",
+        "factor = ${REAL}(scale * spread * weight)",
+        "factor = ${REAL}(0)",
     ),
     "ignored columns keep old memory": ("COLUMNS", "set_element(out + step * c, i, ${REAL}(0))", "pass"),
     "mixtures weighed once": ("MIXTURES", "q = element(weight_at, j) * (", "q = ("),

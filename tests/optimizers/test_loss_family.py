@@ -187,25 +187,21 @@ def test_a_mean_over_many_is_that_over_few(name, units, x):
 
 def test_sums_leave_vectors_of_heavy_losses_their_length():
     """Of conversions to float64 there are those of sums over a run, one at a time, and none of vectors."""
-    types = pytest.importorskip("numba").types
-    block = cpu._block(FAMILY["kl_div"], torch.float32, 0, (True, False))
-    module = sys.modules[block._pyfunc.__module__]
-    for name, addresses, scale in ("total", 2, ()), ("total_and_gradient", 3, (types.float32,)):
-        signature = (types.intp,) * (addresses + 1) + scale
-        compiled = numba_compiled(getattr(module, name), signature)
+    pytest.importorskip("numba")
+    for what in cpu.SUM, cpu.SUM_AND_GRADIENT:
+        compiled = numba_compiled(cpu._block(FAMILY["kl_div"], what, torch.float32, 0, (True, False)))
         if "%rax" not in compiled and "%rdi" not in compiled:
             pytest.skip("the names of instructions are looked for in x86 assembly")
         assert re.search(r"v?cvtss2sd", compiled) and re.search(r"v?mulps\s", compiled)
         assert not re.search(r"v?cvtps2pd", compiled)
 
 
-def numba_compiled(function, signature):
-    """The assembly of a function, compiled anew: what comes from the cache has none."""
+def numba_compiled(block):
+    """The assembly of a block, compiled anew: what comes from the cache has none."""
     import numba
 
-    anew = numba.jit(**function.targetoptions)(function.py_func)
-    anew.compile(signature)
-    return anew.inspect_asm(signature)
+    options = sys.modules[block._pyfunc.__module__].OPTIONS
+    return numba.cfunc(block._sig, **options)(block._pyfunc)._library.get_asm_str()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -294,7 +294,7 @@ MUTANTS = {
     "columns of the next sample": ("NLL", "(begin - position) * classes + position", "begin", "nll_loss"),
     "first upstream for all": ("NLL", "element(upstream, r)", "element(upstream, 0)", "nll_loss"),
     "upstream dropped": ("NLL", "= get_float64(numbers, 0), 1.0", "= 1.0, 1.0", "nll_loss"),
-    "mean over all rows": ("NLL", "counted(target_at, n, ignored)", "float64(n)", "nll_loss"),
+    "mean over all rows": ("NLL", "float64(kept)", "float64(n)", "nll_loss"),
     "ignored rows keep old memory": ("NLL", "elif values:", "elif False:", "nll_loss"),
     "the right class pulls nothing": ("ONE_RIGHT", "(slopes + more_slopes)", "slopes", "multi_margin_loss"),
     "the right class counted": ("ONE_RIGHT", "hinges(at, t, shift)", "hinges(at, t + 1, shift)", "multi_margin_loss"),
