@@ -11,6 +11,8 @@ CASES  ?= 100000
 # processes that share the tests, file by file; WORKERS=0 for none, as a debugger wants it
 WORKERS ?= auto
 TEST   := $(PYTHON) -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
+# their threads outnumber the cores, and one that spins while it waits keeps another from working
+test test-all test-poisoned: export OMP_WAIT_POLICY = passive
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
