@@ -56,6 +56,7 @@ def test_a_finished_run_is_not_gone_on_with(with_kind, tmp_path, capsys):
 
 def test_what_counts_for_the_environment_id(monkeypatch):
     monkeypatch.undo()
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     ids = {environment.collect(("cpu",))["id"]}
     assert ids == {environment.collect(("cpu",))["id"]}
     for change in (
