@@ -45,5 +45,6 @@ def run(cell: Cell) -> Outcome:
     def build(groups: list[dict[str, Any]]) -> Null:
         return Null(MOVES[cell.optimizer], groups)
 
-    trained = partial(networks_race.stacked, build=build)
-    return Outcome(rows=networks_race.rows_of(cell, sweep.default_lr("SGD"), STACKED, trained))
+    lr = sweep.default_lr("SGD")
+    trained = partial(networks_race.stacked, build=build, each=networks_race.step_seconds(cell, build, lr))
+    return Outcome(rows=networks_race.rows_of(cell, lr, STACKED, trained))

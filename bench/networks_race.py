@@ -3,7 +3,8 @@
 One cell is one network × one optimizer. All its runs are trained together (`bench.problems.stack`), with one parameter
 group per learning rate; the column `executor` says so. A seed fixes the initial weights and the order of the data.
 Every few steps, off the clock, the loss is evaluated on the full training set and the accuracy on the test set;
-`seconds` holds forward pass, backward pass and optimizer step only. Weight decay is each optimizer's default.
+`seconds` is what a run takes by itself, forward pass, backward pass and optimizer step only: the time of all runs
+together depends on how many there are. Weight decay is each optimizer's default.
 
 The budget is the same number of gradients for everybody. L-BFGS evaluates the loss itself, several times a step and all
 of them on the step's mini-batch, so it takes fewer steps and sees fewer batches, and it makes its runs one at a time.
@@ -16,7 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -35,10 +36,12 @@ from bench.score.networks import TUNING_SEEDS
 
 Point = dict[str, Any]  # the columns of one evaluation
 Rate = list[list[Point]]  # the points of each seed, with one learning rate
+Build = Callable[[list[dict[str, Any]]], Steps]  # of parameter groups
 Trained = Callable[[Network, Data, Cell, list[float], list[tuple[int, Tensor]]], Rate]  # lr by lr, seed by seed
 STACKED, ALONE = "stacked", "one at a time"
 
 EVALUATIONS = 20  # per run, after the one of the start
+TIMED_STEPS, TIMED_SECONDS = (4, 40), 0.2  # at least so many of them, and no more where they take so long
 DIVERGED = 1e3  # times the initial loss
 # of a run, evaluations included; measured, mean over networks and optimizers
 STEP_SECONDS = {STACKED: 80e-6, ALONE: 250e-6}
@@ -95,11 +98,11 @@ def run(cell: Cell) -> Outcome:
     takes = TRAITS[cell.optimizer].takes
     if takes in ABSENT:
         return Outcome(status=Status.SKIPPED, reason=ABSENT[takes])
-    warm_up(cell)
     executor = executor_of(cell.optimizer)
     build = partial(contenders.build, "ours", cell.optimizer)
-    trained = one_at_a_time if executor == ALONE else partial(stacked, build=build)
-    return Outcome(rows=rows_of(cell, sweep.default_lr(cell.optimizer), executor, trained))
+    lr = sweep.default_lr(cell.optimizer)
+    trained = one_at_a_time if executor == ALONE else partial(stacked, build=build, each=step_seconds(cell, build, lr))
+    return Outcome(rows=rows_of(cell, lr, executor, trained))
 
 
 def rows_of(cell: Cell, base: float, executor: str, trained: Trained) -> list[dict[str, Any]]:
@@ -173,9 +176,10 @@ def stacked(
     cell: Cell,
     lrs: list[float],
     seeds: list[tuple[int, Tensor]],
-    build: Callable[[list[dict[str, Any]]], Steps],
+    build: Build,
+    each: float,
 ) -> list[list[Point]]:
-    """The points of all runs, lr by lr, trained together. `seconds` is a run's share of the time of all.
+    """The points of all runs, lr by lr, trained together; `each` is the seconds a step of one by itself takes.
 
     `build` makes the optimizer of parameter groups, one for each learning rate. A run that diverges is stepped on with
     the others, and not looked at again.
@@ -189,11 +193,11 @@ def stacked(
     optimizer = build(groups)
     picks = torch.stack([picks for _, picks in seeds], 1)
     runs: list[list[Point]] = [[] for _ in models]
-    for step, seconds in train(stack, optimizer, data, picks, cell.settings["evaluate_every"]):
+    for step, _ in train(stack, optimizer, data, picks, cell.settings["evaluate_every"]):
         for model, points in zip(models, runs, strict=True):
             if not points or points[-1]["status"] == Status.OK:
                 initial = points[0]["loss"] if points else None
-                points.append(look(network, model, data, initial, step, step, seconds / len(models)))
+                points.append(look(network, model, data, initial, step, step, step * each))
         if all(points[-1]["status"] == Status.DIVERGED for points in runs):
             break
     return runs
@@ -203,31 +207,43 @@ def one_at_a_time(
     network: Network, data: Data, cell: Cell, lrs: list[float], seeds: list[tuple[int, Tensor]]
 ) -> list[list[Point]]:
     """As `stacked`, for an optimizer that evaluates the loss itself."""
-    runs = []
-    for lr in lrs:
-        for initial, picks in seeds:
-            model = network.build(initial).to(cell.device)
-            optimizer = contenders.build("ours", cell.optimizer, model.parameters(), lr=lr)
-            runs.append(list(train_by_closure(network, model, optimizer, data, picks)))
-    return runs
+
+    def train(lr: float, initial: int, picks: Tensor) -> list[Point]:
+        model = network.build(initial).to(cell.device)
+        optimizer = contenders.build("ours", cell.optimizer, model.parameters(), lr=lr)
+        return list(train_by_closure(network, model, optimizer, data, picks))
+
+    train(lrs[0], seeds[0][0], seeds[0][1][:1])  # thrown away: the first step may compile a kernel
+    return [train(lr, *seed) for lr in lrs for seed in seeds]
 
 
-def warm_up(cell: Cell) -> None:
-    """Take one step of a network that is thrown away: the first step may compile a kernel, which is no training."""
+def step_seconds(cell: Cell, build: Build, lr: float) -> float:
+    """The median seconds of a step of one run by itself: a batch forward and backward, and the optimizer's step.
+
+    The first step is not among them: it may compile a kernel, which is no training.
+    """
     network = named(cell.settings["name"])
     data = network.data().to(cell.device)
     model = network.build(0).to(cell.device)
-    optimizer = contenders.build("ours", cell.optimizer, model.parameters(), lr=sweep.default_lr(cell.optimizer))
-    optimizer.step(evaluation(network, model, optimizer, data.train_inputs, data.train_targets))
+    optimizer = build([{"params": list(model.parameters()), "lr": lr}])
+    size = network.batch_size
+    closure = evaluation(network, model, data.train_inputs[:size], data.train_targets[:size])
+    times: list[float] = []
+    while len(times) < TIMED_STEPS[0] or (len(times) < TIMED_STEPS[1] and sum(times[1:]) < TIMED_SECONDS):
+        wait(data)
+        begin = time.perf_counter()
+        closure()
+        optimizer.step()
+        wait(data)
+        times.append(time.perf_counter() - begin)
+    return median(times[1:])
 
 
-def evaluation(
-    network: Network, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor
-) -> Callable[[], Tensor]:
+def evaluation(network: Network, model: nn.Module, inputs: Tensor, targets: Tensor) -> Callable[[], Tensor]:
     """The closure of one batch: sets the gradients and returns the loss."""
 
     def closure() -> Tensor:
-        optimizer.zero_grad()
+        model.zero_grad()
         loss = network.loss(model, inputs, targets)
         loss.backward()
         return loss
@@ -257,7 +273,7 @@ def train_by_closure(
         if point["status"] == Status.DIVERGED or some is None or count == len(picks):
             return
         inputs, targets = data.train_inputs[some], data.train_targets[some]
-        closure, calls = counted(evaluation(network, model, optimizer, inputs, targets))
+        closure, calls = counted(evaluation(network, model, inputs, targets))
         group["max_iter"] = min(usual, len(picks) - count)  # without a line search as many evaluations
         wait(data)
         begin = time.perf_counter()

@@ -12,9 +12,9 @@ TITLE = "Loss of networks against seconds, each optimizer at its best learning r
 SOURCE = "networks"
 EMPTY = "No network run kept its time."
 READING = (
-    "The same runs as above against the time they took: forward, backward and optimizer step, with the evaluation off "
-    "the clock, median over the seeds. Lower and further left is better. The time is on a logarithmic axis so that "
-    "cheap and dear steps both show. A curve ends in a cross where the first of its seeds diverged."
+    "The same runs as above against the time each takes by itself: forward, backward and optimizer step, with the "
+    "evaluation off the clock, median over the seeds. Lower and further left is better. The time is on a logarithmic "
+    "axis so that cheap and dear steps both show. A curve ends in a cross where the first of its seeds diverged."
 )
 
 

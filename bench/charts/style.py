@@ -281,7 +281,7 @@ def log_axis(axis: Axes, which: str, low: float, high: float) -> None:
     axis.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
     decades = np.log10(high / low)
     steps = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 2.4 else (1,)
-    every = max(1, round(decades / 5))
+    every = max(1, int(np.ceil(decades / 6)))
     powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     ticks = [step * 10.0**power for power in powers if power % every == 0 for step in steps]
     one = axis.xaxis if which == "x" else axis.yaxis

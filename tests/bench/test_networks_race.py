@@ -65,7 +65,7 @@ def test_lbfgs_spends_the_same_number_of_gradients_in_fewer_steps(monkeypatch):
     rows = networks_race.run(cell("regression", "LBFGS", budget)).rows
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     assert [row["evaluations"] for row in rows] == [0, 20, 40, 60, 70]  # the fourth step gets what is left
-    assert len(calls) == 70 + 20  # and the one step of the network that is thrown away
+    assert len(calls) == 70 + 1  # and the one step of the network that is thrown away
     assert rows[0]["seconds"] == 0 and all(a["seconds"] < b["seconds"] for a, b in itertools.pairwise(rows))
 
 
@@ -275,6 +275,26 @@ def test_compilation_is_off_the_clock(monkeypatch):
     assert compiled and rows[-1]["seconds"] < 0.2
     monkeypatch.undo()
     assert without_seconds(rows) == without_seconds(networks_race.run(cell("regression", "SGD", SMOKE)).rows)
+
+
+def test_a_run_s_seconds_do_not_depend_on_how_many_are_trained_together(monkeypatch):
+    """Else whose grid goes on one learning rate at a time would look slower than the others."""
+    monkeypatch.setattr(networks_race, "step_seconds", lambda cell, build, lr: 0.25)
+    for seeds in (1, 3):
+        rows = networks_race.run(cell("regression", "SGD", dataclasses.replace(SMALL, network_seeds=seeds))).rows
+        assert all(row["seconds"] == 0.25 * row["step"] for row in rows)
+
+
+def test_a_step_is_timed_with_the_gradient_and_the_optimizer(monkeypatch):
+    steps = []
+
+    class Slow:
+        def step(self):
+            steps.append(time.sleep(0.01))
+
+    monkeypatch.setattr(networks_race, "evaluation", lambda *_: lambda: time.sleep(0.01))
+    seconds = networks_race.step_seconds(cell("regression", "SGD", SMOKE), lambda groups: Slow(), 0.1)
+    assert 0.02 < seconds < 0.2 and 4 <= len(steps) <= 11  # of two times ten milliseconds, in two tenths of a second
 
 
 def test_another_loss_keeps_weights_and_batches():
