@@ -43,7 +43,7 @@ def html(tables: dict[str, pd.DataFrame], drawn: list[Drawn], environment: dict[
         verdicts(verdict.sentences(tables)),
         box(environment),
         '<section id="charts"><h2>Charts</h2>',
-        *(figure(chart) for chart in drawn),
+        *(figure(chart) for chart in sorted(drawn, key=lambda chart: chart.reason != "")),  # those not drawn last
         '</section><section id="tables"><h2>Tables</h2><p>A click on a head sorts. The CSV files hold every row. '
         f"{PICKED}</p>",
         *(table(*one) for one in summaries(tables)),
