@@ -96,7 +96,11 @@ def test_names_and_reasons_cannot_run():
 def test_a_chart_that_is_missing_says_why(whole):
     assert "No chart. Nothing was measured for it." in whole
     assert "charts/parity" not in whole
-    assert whole.rindex("<figure>") < whole.index("No chart.")  # after all that is there
+
+
+def test_what_is_not_drawn_comes_after_what_is():
+    text = page.html(example_tables(), DRAWN[::-1], ENVIRONMENT)
+    assert text.index("<figure>") < text.index("No chart.")
 
 
 def test_the_page_says_where_how_and_that_timings_do_not_travel(whole):
