@@ -123,9 +123,8 @@ class Loops:
         out make no vector instructions, as it asks only ahead of a loop whether rows overlap.
         """
         k = len(self.parts)
-        self.parts.append(
-            layout.function(f"part_{k}", "b, i", over_lanes(lines), "cfunc('void(intp, intp)', cache=True, **OPTIONS)")
-        )
+        compiler = "cfunc('void(intp, intp)', cache=True, **OPTIONS)"
+        self.parts.append(layout.function(f"part_{k}", "b, i", [*layout.wide(lines), *over_lanes(lines)], compiler))
         return [f"part = {layout.part(k)}", f"for i in {rounds}:", "    call_part(part, (b, i))"]
 
     def clear(self, rows: range) -> list[str]:

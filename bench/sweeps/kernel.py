@@ -38,15 +38,17 @@ def _gradient_source(function: Function, real: str) -> tuple[str, int]:
     value = layout.common("value")
     if gradient.can_be_written_out(traced):
         names = ", ".join(f"x_{k}" for k in range(dimension))
-        parts.append(layout.function("objective", names, gradient.written_out(traced, real), INLINE))
+        written = gradient.written_out(traced, real)
+        parts.append(layout.function("objective", names, written, INLINE))
         places = ", ".join(layout.x(real, str(k)) for k in range(dimension))
-        lines = over_lanes(
+        over = over_lanes(
             [
                 f"value, {', '.join(f'g_{k}' for k in range(dimension))} = objective({places})",
                 put_double(value, "float64(value)"),
                 *(layout.put(real, HEAD + 1, f"g_{k}", str(k), STRIDE) for k in range(dimension)),
             ]
         )
+        lines = [*layout.wide(written), *over]
     else:
         loops = gradient.Loops(traced, real, rows)
         lines, rows = loops.source(), loops.end

@@ -24,12 +24,14 @@ STRIDE = 6
 #: a call that is not inlined keeps the loop around it from becoming vector instructions
 INLINE = "njit(**INNER, forceinline=True)"
 
+MATHS = ("cos", "exp", "log", "sin")
+
 BEGINNING = f"""{IMPORTS}
 from math import atan2
 import numpy as np
 from numba import types
 from optimizers.executors.numba_dialect import INNER, stored_float32
-from optimizers.executors.numba_math import cos, exp, log, sin
+from optimizers.executors.numba_math import {", ".join(MATHS)}
 
 LANES = {LANES}
 """
@@ -76,6 +78,11 @@ def part(k: int) -> str:
 
 def over_lanes(lines: list[str]) -> list[str]:
     return ["for l in range(LANES):", *indented(lines)] if lines else []
+
+
+def wide(lines: list[str]) -> list[str]:
+    """The first line of a function with such lines, if any: what multiplies much gains by wide vectors, sums do not."""
+    return ["wide_vectors()"] if any(f"{name}(" in line for line in lines for name in MATHS) else []
 
 
 def indented(lines: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
 from typing import Any
 
+import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -19,6 +20,9 @@ from numba.extending import intrinsic
 from .. import dialect
 from . import llvm_numbers, numba_math
 from .llvm_numbers import Cell, Exact, Number, where
+
+#: whether vectors of 512 bits cost no clock rate: they do in those that have AVX-512 but not this, which came later
+WIDE = llvmlite.binding.get_host_cpu_features().get("avx512vbmi2", False)
 
 
 def _numbers(function: Callable[..., Number]) -> Callable[..., Any]:
@@ -124,6 +128,23 @@ get_float32, set_float32 = _memory(llvm_numbers.FLOAT32)
 get_float64, set_float64 = _memory(llvm_numbers.FLOAT64)
 get_float16, set_float16 = _memory(llvm_numbers.FLOAT16)
 get_bfloat16, set_bfloat16 = _memory(llvm_numbers.BFLOAT16)
+
+
+@intrinsic
+def wide_vectors(typing):
+    """The function that calls this computes in the widest vectors there are.
+
+    LLVM halves them by itself where they once cost processors their clock rate. A function keeps this only where it is
+    not inlined into another.
+    """
+
+    def generate(context, builder, signature, values):
+        if WIDE:
+            builder.function.attributes.add("noinline")
+            set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # `add` knows no attributes with values
+        return context.get_dummy_value()
+
+    return types.none(), generate
 
 
 def loop(count: Number, body: Callable[[Number], None]) -> None:

@@ -29,7 +29,7 @@ def storage(kind: str) -> dict[str, str]:
 IMPORTS = """from numba import cfunc, float32, float64, njit
 from optimizers.executors.numba_dialect import *
 from optimizers.executors.numba_dialect import INNER, OPTIONS
-from optimizers.executors.llvm_dialect import exact, traced
+from optimizers.executors.llvm_dialect import exact, traced, wide_vectors
 from optimizers.executors.raw import *
 """
 

@@ -260,6 +260,7 @@ ${FUNCTIONS}
 
 @cfunc("intp(intp, intp, intp, intp, intp)", cache=True, **OPTIONS)
 def block(args, begin, end, sums, stage):
+    wide_vectors()
     numbers, other, n = word(args, 0), word(args, 1), end - begin
 """
 

@@ -79,6 +79,7 @@ def largest(at, n):
 @njit(**SUMS)
 def sum_of_exps(at, n, top):
     """In float64, of sums over a few numbers for each lane of a vector."""
+    wide_vectors()
     s = 0.0
     for begin in range(0, n, 1024):
         part = ${REAL}(0)
@@ -91,6 +92,7 @@ def sum_of_exps(at, n, top):
 @njit(**SUMS)
 def keep_exps(at, out, n, top):
     """The same, each of them kept."""
+    wide_vectors()
     s = 0.0
     for begin in range(0, n, 1024):
         part = ${REAL}(0)
@@ -213,6 +215,8 @@ ${OF_ROW}
 
 @cfunc("intp(intp, intp, intp, intp, intp)", cache=True, **OPTIONS)
 def block(args, begin, end, sums, stage):
+    if not ${TOGETHER}:
+        wide_vectors()
     numbers, what, n, ignored = word(args, 0), word(args, 1), ${CLASSES}, word(args, 3)
     logits, target_at, weight_at = word(args, 4), word(args, 5), word(args, 6)
     value_at, gradient, upstream = word(args, 7), word(args, 8), word(args, 9)

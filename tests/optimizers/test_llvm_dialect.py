@@ -10,8 +10,9 @@ import pytest
 numba = pytest.importorskip("numba")
 
 from optimizers.dialect import absolute, log, maximum, minimum, sign, sqrt, where  # noqa: E402
-from optimizers.executors.llvm_dialect import exact, traced  # noqa: E402
-from optimizers.executors.raw import set_float64  # noqa: E402
+from optimizers.executors import llvm_dialect  # noqa: E402
+from optimizers.executors.llvm_dialect import exact, traced, wide_vectors  # noqa: E402
+from optimizers.executors.raw import get_float32, set_float32, set_float64  # noqa: E402
 
 
 def compiled(traced_function, count):
@@ -70,3 +71,19 @@ def test_a_condition_on_numbers_is_refused():
 
     with pytest.raises(Exception, match="chosen by `where`"):
         compiled(traced(chooses), 1)
+
+
+def test_vectors_are_wide_where_that_is_asked_for_and_the_processor_has_them(monkeypatch):
+    monkeypatch.setattr(llvm_dialect, "WIDE", True)
+
+    @numba.cfunc("void(intp, intp)", error_model="numpy")
+    def doubled(at, n):
+        wide_vectors()
+        for i in range(n):
+            set_float32(at, i, get_float32(at, i) + get_float32(at, i))
+
+    numbers = np.arange(100, dtype=np.float32)
+    doubled.ctypes(numbers.ctypes.data, 100)
+    assert (numbers == 2 * np.arange(100)).all()
+    has = llvm_dialect.llvmlite.binding.get_host_cpu_features().get("avx512vl", False)
+    assert ("zmm" in doubled._library.get_asm_str()) is has
