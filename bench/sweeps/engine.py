@@ -214,7 +214,7 @@ def _columns(cls: type, options: Mapping[str, Any], runs: int) -> tuple[dict[str
 
 def _kinds(switches: list[Any], runs: int) -> dict[tuple[bool, ...], Any]:
     """Which runs have the same of several switches on, each said for all runs or an array of them."""
-    on = [_array(switch, runs) != 0 for switch in switches]
+    on = [np.broadcast_to(np.asarray(switch) != 0, (runs,)) for switch in switches]
     if not any(_differ(one) for one in on):
         return {tuple(bool(one[0]) for one in on): slice(None)}
     kinds, kind = np.unique(np.stack(on), axis=1, return_inverse=True)
