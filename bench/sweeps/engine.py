@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -153,7 +154,7 @@ class _Evaluation:
     def __init__(self, function: Function, dtype: str) -> None:
         compiled, rows = kernel.evaluation(function, dtype)
         address, turn = compiled.evaluate.address, rotation.words(function, rows, dtype)
-        self.buffer = np.zeros((rows + function.dimension, PITCH))
+        self.buffer = _aligned((rows + function.dimension, PITCH))
         parts = kernel.parts(compiled)
         self.buffer[COMMON.index("parts"), : len(parts)] = parts
         self.arguments = [self.buffer.ctypes.data]
@@ -161,9 +162,10 @@ class _Evaluation:
         if turn["turned"]:
             self.call = ctypes.CFUNCTYPE(None, *[ctypes.c_ssize_t] * 5)(turn["turned"])
             self.arguments += [address, turn["matrix"], turn["kept_row"], function.dimension]
-        typed = self.buffer.view(dtype)[HEAD : HEAD + STRIDE * function.dimension, :LANES]
-        self.places, self.slopes = typed[::STRIDE].T, typed[1::STRIDE].T
-        self.values = self.buffer[COMMON.index("value")]
+        typed = self.buffer.view(dtype)[:, :LANES]
+        coordinates = typed[HEAD : HEAD + STRIDE * function.dimension]
+        self.places, self.slopes = coordinates[::STRIDE].T, coordinates[1::STRIDE].T
+        self.values = typed[COMMON.index("value")]
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, gradients = np.empty(len(points)), np.empty(points.shape)
@@ -212,7 +214,7 @@ def _columns(cls: type, options: Mapping[str, Any], runs: int) -> tuple[dict[str
 
 def _kinds(switches: list[Any], runs: int) -> dict[tuple[bool, ...], Any]:
     """Which runs have the same of several switches on, each said for all runs or an array of them."""
-    on = [_array(switch, runs) != 0 for switch in switches]
+    on = [np.broadcast_to(np.asarray(switch) != 0, (runs,)) for switch in switches]
     if not any(_differ(one) for one in on):
         return {tuple(bool(one[0]) for one in on): slice(None)}
     kinds, kind = np.unique(np.stack(on), axis=1, return_inverse=True)
@@ -294,7 +296,7 @@ def _run(
     order, distinct, first_of = _settings(step, inputs, blocks)
     count = max(1, min(threads.count(), blocks))
     table = 8 * PITCH * code.rows
-    buffers = np.zeros((count, code.rows * PITCH + min(steps, TABLE) * TABLE_WIDTH + 8))  # 8: threads share no line
+    buffers = _aligned((count, code.rows * PITCH + min(steps, TABLE) * TABLE_WIDTH + 8))  # 8: threads share no line
     buffers[:, COMMON.index("parts") * PITCH :][:, : len(code.parts)] = code.parts
     for name in step.common:
         buffers[:, step.row[name] * PITCH] = columns[name][0]
@@ -327,6 +329,12 @@ def _run(
         words[JOB.index(name)] = value
     _share(code.body, words.ctypes.data, count)
     return found
+
+
+def _aligned(shape: tuple[int, int]) -> np.ndarray:
+    """Zeros that begin with a line of the cache: rows are whole lines, and no vector is then parted between two."""
+    room = np.zeros(math.prod(shape) + 8)
+    return room[-room.ctypes.data // 8 % 8 :][: math.prod(shape)].reshape(shape)
 
 
 def _settings(step: Step, inputs: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

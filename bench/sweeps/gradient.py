@@ -100,7 +100,7 @@ class Loops:
         return layout.put(self.real, row, value, index, stride)
 
     def put_value(self, value: str) -> str:
-        return layout.put_double(layout.common("value"), f"float64({value})")
+        return layout.put(self.real, layout.common("value"), f"{self.real}({value})")
 
     def source(self) -> list[str]:
         """The statements that write the row ``value`` and the gradient; `parts` has what they call."""

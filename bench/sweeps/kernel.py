@@ -16,7 +16,7 @@ from sympy.core.parameters import distribute
 from bench.problems.disturbance import Disturbance
 from bench.problems.function import Function
 from bench.sweeps import disturb, gradient, layout
-from bench.sweeps.layout import BEGINNING, HEAD, INLINE, STRIDE, over_lanes, put_double
+from bench.sweeps.layout import BEGINNING, HEAD, INLINE, STRIDE, over_lanes
 from bench.sweeps.loop import loop_source
 from bench.sweeps.step import Step
 from bench.sweeps.trace import trace
@@ -44,7 +44,7 @@ def _gradient_source(function: Function, real: str) -> tuple[str, int]:
         over = over_lanes(
             [
                 f"value, {', '.join(f'g_{k}' for k in range(dimension))} = objective({places})",
-                put_double(value, "float64(value)"),
+                layout.put(real, value, "value"),
                 *(layout.put(real, HEAD + 1, f"g_{k}", str(k), STRIDE) for k in range(dimension)),
             ]
         )

@@ -13,7 +13,8 @@ from optimizers.executors.sources import IMPORTS
 LANES = 128
 #: words from row to row: were they a power of two, all rows would meet in the same few sets of the cache
 PITCH = LANES + 8
-#: rows that every sweep has, float64 in every sweep; but the last has the addresses of a function's parts
+#: rows that every sweep has, float64 in every sweep; but the first is of the sweep's own type, as a loop that writes
+#: two types has the fewer lanes in a vector of the wider, and the last has the addresses of a function's parts
 COMMON = ("value", "best", "bad_step", "bad_value", "highest", "lowest", "target", "met", "seed", "parts")
 #: rows before those of the coordinates
 HEAD = 56

@@ -36,7 +36,7 @@ def evaluate(b, job):
 @njit(**INNER)
 def judge(b, t):
     for l in range(LANES):
-        value = get_float64(b, {value} + l)
+        value = float64(get_{REAL}(b, {value} + l))
         bad = get_float64(b, {bad_step} + l)
         out = not ((value <= get_float64(b, {highest} + l)) & (value >= get_float64(b, {lowest} + l)))
         fresh = out & (bad < 0.0)
@@ -58,13 +58,13 @@ def aim(b, job, run, l, k):
 def meet(b, job, places, t):
     crossed = 0
     for l in range(LANES):
-        crossed += get_float64(b, {value} + l) <= get_float64(b, {target} + l)
+        crossed += float64(get_{REAL}(b, {value} + l)) <= get_float64(b, {target} + l)
     if crossed == 0:
         return
     count = word(job, TARGET_COUNT)
     for l in range(LANES):
         k = int(get_float64(b, {met} + l))
-        while k < count and get_float64(b, {value} + l) <= get_float64(b, {target} + l):
+        while k < count and float64(get_{REAL}(b, {value} + l)) <= get_float64(b, {target} + l):
             set_word(word(job, HITS), word(places, l) * count + k, t)
             k += 1
             aim(b, job, word(places, l), l, k)
@@ -121,7 +121,7 @@ def begin(b, job, places):
 @njit(**INNER)
 def scatter(b, job, places, values, points):
     for l in range(LANES):
-        set_float64(values, word(places, l), get_float64(b, {value} + l))
+        set_float64(values, word(places, l), float64(get_{REAL}(b, {value} + l)))
     for i in range(word(job, DIMENSION)):
         for l in range(LANES):
             set_float64(points, word(places, l) * word(job, DIMENSION) + i, float64(get_{REAL}(b, {X} + l)))

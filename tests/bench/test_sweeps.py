@@ -295,3 +295,30 @@ def test_rows_are_apart():
         made = Step(algorithm, (True,) * len(algorithm.slots), "float64", everything)
         assert max(made.row.values()) < layout.HEAD and len(set(made.row.values())) == len(made.row)
     assert ctypes.sizeof(ctypes.c_ssize_t) == 8
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (2, 136), (300, 136)])
+def test_a_buffer_begins_with_a_line_of_the_cache(shape):
+    buffer = engine._aligned(shape)
+    assert buffer.ctypes.data % 64 == 0
+    assert buffer.flags.c_contiguous and buffer.shape == shape and not buffer.any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_judged_are_the_recorded_values(dtype):
+    starts = np.random.default_rng(0).uniform(-2, 2, (150, 2))
+    function, rates = named("rosenbrock-2d"), np.geomspace(1e-3, 2, 150)
+    setting = {"dtype": dtype, "every": 1, "bounds": (-np.inf, 2000.0), "targets": np.tile([100.0, 1.0], (150, 1))}
+    found = engine.sweep(function, optimizers.Adam, {"lr": rates}, starts, 40, **setting)
+    values = found.recorded_values
+    out = values > 2000
+    before = np.logical_or.accumulate(out)
+    first = np.where(out.any(0), out.argmax(0), -1)
+    assert 0 < (first > 0).sum() < 150
+    assert np.array_equal(found.bad_step, first)
+    assert np.array_equal(found.bad_values, np.where(first < 0, 0, values[first, np.arange(150)]))
+    assert np.array_equal(found.best, np.where(before, np.inf, values).min(0))
+    for k, target in enumerate((100.0, 1.0)):
+        met = values <= target
+        assert 0 < met.any(0).sum() < 150
+        assert np.array_equal(found.hits[:, k], np.where(met.any(0), met.argmax(0), -1))
