@@ -37,6 +37,9 @@ class Traits:
     kernels: tuple[str, ...] = ("cpu", "cuda")  # where ours has kernels; elsewhere ours is plain torch
     half_kernels: bool = True  # they take bfloat16 and float16 too
     timed_with: Mapping[str, Any] = field(default_factory=dict)  # beside its defaults
+    apart: bool = False  # whether its runs may not share a step, because it may look at more than one parameter
+    own: type | None = None  # the user's class, which stands in the place of ours
+    source: str = ""  # a hash of where that one comes from
 
 
 TRAITS: dict[str, Traits] = {
@@ -64,17 +67,25 @@ TRAITS: dict[str, Traits] = {
         timed_with={"lr": 1e-3, "max_iter": 4},
     ),
 }
-OPTIMIZERS = tuple(TRAITS)
+OPTIMIZERS = tuple(TRAITS)  # the user's own come into the table later, see `bench.own`
+
+
+def class_of(optimizer: str) -> type:
+    """Our class of that name, or the user's."""
+    own = TRAITS.get(optimizer, Traits()).own
+    return own or getattr(importlib.import_module("optimizers"), optimizer)
 
 
 def unavailable(contender: str, optimizer: str, device: str) -> str:
     """Why ``contender`` cannot step ``optimizer`` on ``device``; empty if it can."""
+    traits = TRAITS.get(optimizer, Traits())
     if contender == "ours":
         ours = importlib.import_module("optimizers")
-        return "" if hasattr(ours, optimizer) else f"our library has no {optimizer}"
+        return "" if traits.own or hasattr(ours, optimizer) else f"our library has no {optimizer}"
+    if traits.own:
+        return f"{optimizer} is a class of your own, which torch does not have"
     if not hasattr(torch.optim, optimizer):
         return f"torch has no {optimizer}"
-    traits = TRAITS.get(optimizer, Traits())
     if contender == "fused" and not traits.fused:
         return f"torch has no fused {optimizer} on {device}"
     if contender == "foreach" and not traits.foreach:
@@ -109,7 +120,7 @@ def build(
     because that is the one torch.compile turns into few kernels.
     """
     if contender == "ours":
-        return getattr(importlib.import_module("optimizers"), optimizer)(params, **options)
+        return class_of(optimizer)(params, **options)
     if contender not in CONTENDERS:
         raise ValueError(f"unknown contender {contender!r}; known are: {', '.join(CONTENDERS)}")
     traits = TRAITS.get(optimizer, Traits())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bench import contenders
-from bench.contenders import TRAITS, Takes
+from bench.contenders import OPTIMIZERS, TRAITS, Takes
 from optimizers import Optimizer
 
 PARAMETER_SET = "mlp"  # whose step stands for the others: every optimizer that races is timed on it
@@ -32,7 +32,7 @@ def state_bytes(optimizer: str) -> float:
 
     Of ours, as it declares it. nan for one that declares nothing, and for L-BFGS, whose state grows with its history.
     """
-    if optimizer not in TRAITS or TRAITS[optimizer].takes is not Takes.TENSORS:
+    if optimizer not in OPTIMIZERS or TRAITS[optimizer].takes is not Takes.TENSORS:
         return math.nan
     parameter = torch.zeros(SHAPE)
     built = contenders.build("ours", optimizer, [parameter])
