@@ -26,7 +26,7 @@ BudgetOption = Annotated[str, typer.Option("--budget", help=f"How much to measur
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or all that is there.")]
 OptimizerOption = Annotated[
     list[str] | None,
-    typer.Option("--optimizer", help="Only this one, or one of yours, as lion.py:Lion; may be repeated."),
+    typer.Option("--optimizer", help="Only this one, yours as lion.py:Lion, or all; may be repeated."),
 ]
 ProblemOption = Annotated[list[str] | None, typer.Option("--problem", help="Only this one; may be repeated.")]
 LossOption = Annotated[

@@ -39,7 +39,8 @@ class Traits:
     timed_with: Mapping[str, Any] = field(default_factory=dict)  # beside its defaults
     apart: bool = False  # whether its runs may not share a step, because it may look at more than one parameter
     own: type | None = None  # the user's class, which stands in the place of ours
-    source: str = ""  # a hash of where that one comes from
+    place: str = ""  # where that one was asked for, as ``lion.py:Lion``
+    source: str = ""  # a hash of its source
 
 
 TRAITS: dict[str, Traits] = {

@@ -2,8 +2,8 @@
 
 `compiled`: all steps of all runs in one call (`bench.sweeps`), which judges on the way and keeps no losses. `batched`:
 one `step()` of the class for all runs, each a parameter of its own. `one at a time`: for an optimizer that evaluates
-the loss itself, or may look at more than one parameter. All runs are ordered learning rate by learning rate. Losses are true ones; a gradient is what the
-function's disturbance tells of it, by the noise seed of the run's start.
+the loss itself, or may look at more than one parameter. All runs are ordered learning rate by learning rate. Losses are
+true ones; a gradient is what the function's disturbance tells of it, by the noise seed of the run's start.
 """
 
 from __future__ import annotations

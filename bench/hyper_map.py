@@ -124,7 +124,7 @@ def _apart(optimizer: str, device: str) -> dict[str, Any]:
     """How `plane` makes its runs by the class itself, one after the other."""
     if device != "cpu":
         raise BenchError(
-            f"maps of {optimizer}, a class of your own without a rule of ours, are made on the CPU; leave --device out.",
+            f"maps of {optimizer}, which has no rule to compile, are made on the CPU; leave --device out.",
             Exit.USAGE,
         )
     return {"sweep": stepped.sweep}

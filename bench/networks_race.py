@@ -6,10 +6,10 @@ Every few steps, off the clock, the loss is evaluated on the full training set a
 `seconds` is what a run takes by itself, forward pass, backward pass and optimizer step only: the time of all runs
 together depends on how many there are. Weight decay is each optimizer's default.
 
-A user's own class, but one with the step of our base class, may look at several parameters at once, so its runs are
-made one at a time. The budget is the same number of gradients for everybody. L-BFGS evaluates the loss itself, several times a step and all
+The budget is the same number of gradients for everybody. L-BFGS evaluates the loss itself, several times a step and all
 of them on the step's mini-batch, so it takes fewer steps and sees fewer batches, and it makes its runs one at a time.
-Its last step has as many iterations as the budget has gradients left.
+Its last step has as many iterations as the budget has gradients left. One at a time are those of a user's own class too
+that does not have the step of our base class: it may look at several parameters at once.
 """
 
 from __future__ import annotations
@@ -208,10 +208,18 @@ def stacked(
 
 
 def apart(
-    network: Network, data: Data, cell: Cell, lrs: list[float], seeds: list[tuple[int, Tensor]], build: Build, each: float
+    network: Network,
+    data: Data,
+    cell: Cell,
+    lrs: list[float],
+    seeds: list[tuple[int, Tensor]],
+    build: Build,
+    each: float,
 ) -> list[list[Point]]:
     """As `stacked`, with an optimizer of its own for each run."""
-    return [points for lr in lrs for seed in seeds for points in stacked(network, data, cell, [lr], [seed], build, each)]
+    return [
+        points for lr in lrs for seed in seeds for points in stacked(network, data, cell, [lr], [seed], build, each)
+    ]
 
 
 def one_at_a_time(

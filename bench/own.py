@@ -65,13 +65,14 @@ def add(place: str) -> str:
         # The base class steps each parameter by itself; what another step looks at, only its author knows.
         apart=not (ours and cls.step is Optimizer.step),
         own=cls,
+        place=place,
         source=digest(cls),
     )
     return name
 
 
 def refused(place: str, why: str) -> BenchError:
-    return BenchError(f"--optimizer {place}: {why}.", Exit.USAGE)
+    return BenchError(f"optimizer {place}: {why}.", Exit.USAGE)
 
 
 def is_optimizer(value: object) -> bool:
@@ -118,7 +119,7 @@ def check(place: str, cls: type) -> None:
         raise refused(place, f"{cls.__name__} needs arguments besides the parameters: {names}; give each a default")
     try:
         built = cls([torch.zeros(1)])
-        lr = built.defaults["lr"] if "lr" in built.defaults else None
+        lr = built.defaults.get("lr")
         built = cls([{"params": [torch.zeros(1)], **({} if lr is None else {"lr": lr})}])
     except (Exception, SystemExit) as error:
         why = f"{type(error).__name__}: {first_line(error)}".rstrip(".")
@@ -158,5 +159,5 @@ def digest(cls: type) -> str:
     """
     folders = {Path(path).parent for path in files(cls)}
     loaded = {getattr(module, "__file__", None) or "" for module in sys.modules.values()}
-    parts = sorted(path for path in loaded if path and Path(path).parent in folders)
+    parts = sorted(path for path in loaded if Path(path).parent in folders and Path(path).is_file())
     return hashlib.sha256(b"\0".join(Path(path).read_bytes() for path in parts)).hexdigest()[:16]

@@ -59,6 +59,7 @@ PARTS = {
     "race": ("functions", "nulls", "networks", "network_nulls"),
 }
 PROBLEMS = tuple(dict.fromkeys((*PARAMETER_SETS, *SIZES, *NAMES, *NETWORKS, *SUBJECTS)))
+ALL = "all"  # optimizers; so that one's own can be put beside them
 DEVICES = ("cpu", "cuda", "all")
 MOST_SEEDS, MOST_STEPS = 100_000, 10_000_000  # of a race; more would fill the memory, or take days
 LARGEST_SEED = 2**32 - 1  # what NumPy and torch both take
@@ -107,7 +108,7 @@ def make(
     chosen = raced(BUDGETS[budget], **(race or {}))
     if not 0 <= seed <= LARGEST_SEED:
         raise BenchError(f"--seed {seed} is out of range: give a whole number from 0 to {LARGEST_SEED}.", Exit.USAGE)
-    chosen_optimizers = [own.named(name) for name in optimizers] or list(OPTIMIZERS)
+    chosen_optimizers = [one for name in optimizers or [ALL] for one in optimizers_named(name)]
     chosen_problems = [problem_named(name) for name in problems] or None
     chosen_losses = [loss_named(name) for name in losses]
     about_losses = not optimizers and (chosen_problems is None or any(name in SIZES for name in chosen_problems))
@@ -210,6 +211,11 @@ def canonical(what: str, name: str, known: Sequence[str]) -> str:
         if candidate.lower() == name.lower():
             return candidate
     raise unknown(what, name, known)
+
+
+def optimizers_named(name: str) -> tuple[str, ...]:
+    """The optimizers that a name means; of those of the user's own ``all`` has none."""
+    return OPTIMIZERS if name.lower() == ALL else (own.named(name),)
 
 
 def problem_named(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -284,7 +285,7 @@ def _rows(
 
 
 def _shared_fields(cell: Cell, size: Size) -> dict[str, Any]:
-    settings = cell.settings
+    settings, named = cell.settings, shlex.quote(TRAITS[cell.optimizer].place or cell.optimizer)
     return {
         "optimizer": cell.optimizer,
         "parameter_set": settings["parameter_set"],
@@ -296,7 +297,7 @@ def _shared_fields(cell: Cell, size: Size) -> dict[str, Any]:
         "tensors": size.tensors,
         "elements": size.elements,
         "command": f"python -m bench time --budget {settings['budget']} --device {cell.device} "
-        f"--optimizer {cell.optimizer} --problem {settings['parameter_set']} --seed {settings['seed']}",
+        f"--optimizer {named} --problem {settings['parameter_set']} --seed {settings['seed']}",
     }
 
 

@@ -113,7 +113,7 @@ def numbers(cls: type) -> list[str]:
 def names(cls: type) -> list[str]:
     """The options of an optimizer that may differ from run to run.
 
-    Of one that is not made of a rule those that are arguments of it and numbers, or the items of ``betas`` and the like.
+    Of one without a rule of ours: those arguments of it that are numbers, and the items of ``betas`` and the like.
     """
     if hasattr(cls, "algorithm"):
         return engine.names(cls)
@@ -155,7 +155,8 @@ def plane(
 ) -> Plane:
     """Makes `steps` steps from the function's start for each pair; a gap above `highest_gap`, ever, has diverged.
 
-    `sweep` is `engine.sweep`, on a GPU `cuda.sweep`, or what makes the same of a class without a rule; so many runs are made `together`, else TOGETHER.
+    `sweep` is `engine.sweep`, on a GPU `cuda.sweep`, or without a rule of ours `stepped.sweep`; so many runs are made
+    `together`, else TOGETHER.
     """
     below = 1e-9 * max(1.0, abs(function.minimum))  # under the minimum lies only what is outside the domain
     bounds = (function.minimum - below, function.minimum + highest_gap)
