@@ -14,6 +14,7 @@ import torch
 
 TORCH_MODES = ("loop", "foreach", "fused")  # "the best of torch" is the fastest of these
 CONTENDERS = ("ours", *TORCH_MODES, "compiled")
+YOURS = "yours"  # the one contender for a class of the user's own
 NULLS = ("stands still", "sign flipped", "to the origin")  # they race too, and optimize nothing
 
 
@@ -80,11 +81,11 @@ def class_of(optimizer: str) -> type:
 def unavailable(contender: str, optimizer: str, device: str) -> str:
     """Why ``contender`` cannot step ``optimizer`` on ``device``; empty if it can."""
     traits = TRAITS.get(optimizer, Traits())
+    if contender == YOURS:
+        return ""
     if contender == "ours":
         ours = importlib.import_module("optimizers")
-        return "" if traits.own or hasattr(ours, optimizer) else f"our library has no {optimizer}"
-    if traits.own:
-        return f"{optimizer} is a class of your own, which torch does not have"
+        return "" if hasattr(ours, optimizer) else f"our library has no {optimizer}"
     if not hasattr(torch.optim, optimizer):
         return f"torch has no {optimizer}"
     if contender == "fused" and not traits.fused:
@@ -120,7 +121,7 @@ def build(
     The `step` of "compiled" is torch.compile'd and compiles in its first calls; it is torch's foreach version,
     because that is the one torch.compile turns into few kernels.
     """
-    if contender == "ours":
+    if contender in ("ours", YOURS):
         return class_of(optimizer)(params, **options)
     if contender not in CONTENDERS:
         raise ValueError(f"unknown contender {contender!r}; known are: {', '.join(CONTENDERS)}")

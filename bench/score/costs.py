@@ -17,11 +17,12 @@ SHAPE = (64, 64)
 
 
 def step_times(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
-    """Median µs of a step of ours on `PARAMETER_SET` in float32, by optimizer and device."""
+    """Median µs of a step of ours, or of the user's, on `PARAMETER_SET` in float32, by optimizer and device."""
     return {
         (row["optimizer"], row["device"]): float(row["median_us"])
         for row in rows
-        if (row.get("contender"), row.get("parameter_set"), row.get("dtype")) == ("ours", PARAMETER_SET, "float32")
+        if row.get("contender") in ("ours", contenders.YOURS)
+        and (row.get("parameter_set"), row.get("dtype")) == (PARAMETER_SET, "float32")
         and row.get("median_us") is not None
     }
 
