@@ -22,6 +22,7 @@ from bench import (
     own,
     plan,
     run,
+    step_time,
     verify,
 )
 from bench.cell import Status
@@ -31,6 +32,7 @@ from bench.options import OptionSet
 from bench.parity import compare
 from bench.problems.functions import named
 from bench.runner import Runner
+from bench.score import costs
 from bench.starts import starts
 from bench.workload import make_workload
 from tests.bench.test_cli import call
@@ -258,6 +260,7 @@ def test_a_run_measures_it_wherever_it_can(both, tmp_path):
     assert page.count("Lion") > 5 and page.count("SignSGD") > 5
     # where the class is no longer known, the same is made of the journal
     written = {file.name: file.read_bytes() for file in path.glob("*.csv")}
+    costs.state_bytes.cache_clear()
     for name in both:
         del TRAITS[name]
     assert run.derive(path)
@@ -348,6 +351,17 @@ def test_a_map_of_a_network_and_what_a_map_refuses(write, tmp_path):
             assert code == 2 and says in out
 
 
+def test_a_run_in_the_map_of_a_network_is_not_changed_by_others(write):
+    place = write(
+        NORM.replace("lr=0.01", "lr=0.01, weight=1.0").replace('{"lr": lr}', '{"lr": lr, "weight": weight}'), "NormSGD"
+    )
+    limits = ("0.01:0.1", "1:2")
+    many = hyper_map.make(place, "regression", "lr", "weight", 3, 20, *limits)
+    few = hyper_map.make(place, "regression", "lr", "weight", 2, 20, *limits)
+    np.testing.assert_array_equal(many.gaps[::2, ::2], few.gaps)
+    assert len(np.unique(many.gaps)) == 3  # of lr; the weight does nothing
+
+
 def test_what_diverges_in_a_map_says_when(write):
     made = hyper_map.make(write(SIGN, "SignSGD"), "rosenbrock", "lr", "momentum", 3, 30, "1e-5:1e3")
     assert (made.bad_step[:, 0] == -1).all() and (made.bad_step[:, 2] == 1).all() and np.isinf(made.gaps[:, 2]).all()
@@ -364,6 +378,27 @@ def test_a_kernel_that_is_not_its_rule_fails_verification(both, monkeypatch):
     outcome = verify.run(cell)
     assert outcome.status is Status.WRONG and "differs by" in outcome.reason
     assert len(count) == 2
+
+
+def test_a_kernel_is_compared_with_plain_torch(both, monkeypatch):
+    def seen(runner, reference, *rest):
+        measured = compare(runner, reference, *rest)
+        for one, executor in ((reference, "eager"), (runner, "cpu")):
+            assert executor in {ran for tensor, ran, _ in one.optimizer.executors() if tensor.numel() > 1}
+        ran.append(measured)
+        return measured
+
+    ran = []
+    monkeypatch.setattr(verify, "compare", seen)
+    (cell,) = plan.make("smoke", "cpu", ["Lion"], [], 0, ["verify"]).cells
+    assert verify.run(cell).status is Status.OK and len(ran) == 1
+
+
+def test_a_rule_that_no_kernel_runs_is_not_timed_as_one(both, monkeypatch):
+    monkeypatch.setattr(contenders, "fallback", lambda optimizer: "too odd")
+    (cell, other) = plan.make("smoke", "cpu", both, ["mlp"], 0, ["step_time"]).cells
+    (row,), (without,) = step_time.run(cell).rows, step_time.run(other).rows
+    assert (row["status"], row["reason"]) == ("skipped", "too odd") and without["status"] == "ok"
 
 
 @pytest.mark.parametrize("fault", ["state", "another state", "gradients"])
