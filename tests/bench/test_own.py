@@ -1,10 +1,8 @@
-"""A class of the user's own takes part like any other, and what is none is refused with one sentence."""
+"""A class of the user's own takes part like any other: what it is measured by is what it does alone."""
 
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +24,7 @@ from bench import (
 )
 from bench.cell import Status
 from bench.contenders import OPTIMIZERS, TRAITS
-from bench.errors import BenchError, Exit
+from bench.errors import BenchError
 from bench.options import OptionSet
 from bench.parity import compare
 from bench.problems.functions import named
@@ -34,140 +32,14 @@ from bench.runner import Runner
 from bench.score import costs
 from bench.starts import starts
 from bench.workload import make_workload
+from tests.bench.own_classes import LION, NORM, SIGN
 from tests.bench.test_cli import call
-
-ROOT = Path(__file__).parents[2]
-LION = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[-1].split("```")[0]
-SIGN = """
-import torch
-
-class SignSGD(torch.optim.Optimizer):
-    def __init__(self, params, lr=0.01, momentum=0.9, betas=(0.5, 0.5)):
-        if not 0 <= momentum < 2:
-            raise RuntimeError("momentum is a share")
-        super().__init__(params, {"lr": lr, "momentum": momentum, "betas": betas})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for p in group["params"]:
-                buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
-                buffer.mul_(group["momentum"]).add_(p.grad)
-                p.sub_(group["lr"] * buffer.sign())
-"""
-# all parameters at once: to share a step with another run would change it
-NORM = """
-import torch
-
-class NormSGD(torch.optim.Optimizer):
-    def __init__(self, params, lr=0.01):
-        super().__init__(params, {"lr": lr})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        groups = self.param_groups
-        norm = sum(p.grad.square().sum() for group in groups for p in group["params"]).sqrt()
-        for group in groups:
-            for p in group["params"]:
-                p.sub_(group["lr"] / norm * p.grad)
-"""
-OPTIMIZER = "import torch\nclass Mine(torch.optim.Optimizer):\n"
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch):
-    """The table of contenders, the modules and where they are looked for as they were before."""
-    table, modules = dict(TRAITS), set(sys.modules)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield
-    TRAITS.clear()
-    TRAITS.update(table)
-    for name in set(sys.modules) - modules:
-        if name.startswith(("own_", "mine")):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Writes a file and says how a class of it is asked for."""
-
-    def written(text: str, cls: str, name: str = "mine.py") -> str:
-        (tmp_path / name).write_text(text)
-        return f"{tmp_path / name}:{cls}"
-
-    return written
 
 
 @pytest.fixture
 def both(write):
     """Lion, which has a rule, and a class that has none."""
     return own.named(write(LION, "Lion", "lion.py")), own.named(write(SIGN, "SignSGD", "sign.py"))
-
-
-WRONG = {
-    "no class": (None, "mine.py", "is given as file.py:Class or package.module:Class, such as lion.py:Lion"),
-    "an empty class": (None, "mine.py:", "is given as"),
-    "no place": (None, ":Mine", "is given as"),
-    "no file": (None, "nowhere.py:Mine", "there is no file nowhere.py"),
-    "no module": (None, "nowhere.at.all:Mine", "nowhere.at.all cannot be imported: ModuleNotFoundError: No module"),
-    "syntax": ("def (", "{}:Mine", "cannot be imported: SyntaxError: invalid syntax"),
-    "raises": ("1 / 0", "{}:Mine", "cannot be imported: ZeroDivisionError: division by zero."),
-    "exits": ("raise SystemExit(7)", "{}:Mine", "cannot be imported: SystemExit: 7."),
-    "not there": (LION, "{}:Loin", "there is no Loin in {where}; optimizers there: Optimizer, Lion."),
-    "none there": ("x = 1", "{}:Mine", "optimizers there: none."),
-    "a function": ("def Mine(params): ...", "{}:Mine", "Mine is no optimizer"),
-    "a class": ("class Mine: ...", "{}:Mine", "Mine is no optimizer: it has to be a subclass of"),
-    "arguments": (
-        OPTIMIZER + " def __init__(self, params, lr, *, rho, eps=1): super().__init__(params, {'lr': lr})",
-        "{}:Mine",
-        "Mine needs arguments besides the parameters: lr, rho; give each a default.",
-    ),
-    "abstract": (None, "torch.optim:Optimizer", "Optimizer needs arguments besides the parameters: defaults"),
-    "no lr": (
-        OPTIMIZER + " def __init__(self, params, rate=1): super().__init__(params, {'rate': rate})",
-        "{}:Mine",
-        "Mine has no default lr above 0 (it has none), and a race tries learning rates around it",
-    ),
-    "an lr of 0": (
-        OPTIMIZER + " def __init__(self, params, lr=0.0): super().__init__(params, {'lr': lr})",
-        "{}:Mine",
-        "(it has 0.0)",
-    ),
-    "an lr that is a word": (
-        OPTIMIZER + " def __init__(self, params, lr='auto'): super().__init__(params, {'lr': lr})",
-        "{}:Mine",
-        "(it has 'auto')",
-    ),
-    "refuses": (
-        OPTIMIZER + " def __init__(self, params): raise ValueError('matrices only')",
-        "{}:Mine",
-        "Mine cannot be built over a vector: ValueError: matrices only.",
-    ),
-    "a closure": (
-        OPTIMIZER
-        + " def __init__(self, params, lr=1): super().__init__(params, {'lr': lr})\n def step(self, closure): ...",
-        "{}:Mine",
-        "the step of Mine needs a closure",
-    ),
-    "a name of ours": ("from torch.optim import AdamW", "{}:AdamW", "there is a AdamW already"),
-    "nearly a name of ours": (SIGN.replace("SignSGD", "ADAM"), "{}:ADAM", "there is a ADAM already"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-@pytest.mark.parametrize("command", ["race", "map"])
-def test_what_cannot_take_part_is_one_sentence_before_anything_runs(case, command, write, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text, place, says = WRONG[case]
-    where = write(text, "")[:-1] if text is not None else ""
-    place = place.format(where)
-    arguments = ["race", "--optimizer", "Adam", "--optimizer", place] if command == "race" else ["map", place, "booth"]
-    code, out = call(*arguments, "--out", tmp_path / "results")
-    assert code == Exit.USAGE == 2
-    assert out.startswith(f"error: optimizer {place}: ") and says.format(where=where) in out
-    assert out.count("\n") == 0 and out.endswith(".") and "Traceback" not in out
-    assert not (tmp_path / "results").exists()
-    assert set(TRAITS) == set(OPTIMIZERS)
 
 
 def test_two_classes_of_one_name_are_refused_and_one_asked_for_twice_is_one(write):
