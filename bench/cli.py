@@ -24,7 +24,10 @@ app = typer.Typer(
 
 BudgetOption = Annotated[str, typer.Option("--budget", help=f"How much to measure: {', '.join(BUDGETS)}.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or all that is there.")]
-OptimizerOption = Annotated[list[str] | None, typer.Option("--optimizer", help="Only this one; may be repeated.")]
+OptimizerOption = Annotated[
+    list[str] | None,
+    typer.Option("--optimizer", help="Only this one, yours as lion.py:Lion, or all; may be repeated."),
+]
 ProblemOption = Annotated[list[str] | None, typer.Option("--problem", help="Only this one; may be repeated.")]
 LossOption = Annotated[
     list[str] | None,
@@ -128,7 +131,7 @@ def compare(
 
 @app.command("map")
 def hyper_map(
-    optimizer: Annotated[str, typer.Argument(help="Such as Adam.", show_default=False)],
+    optimizer: Annotated[str, typer.Argument(help="Such as Adam, or yours: lion.py:Lion.", show_default=False)],
     problem: Annotated[str, typer.Argument(help="Such as rosenbrock, or digits.", show_default=False)],
     x: Annotated[str, typer.Option("--x", help="The hyper-parameter across.")] = "lr",
     y: Annotated[str, typer.Option("--y", help="The one upwards.")] = "beta1",
@@ -141,8 +144,10 @@ def hyper_map(
 ) -> None:
     """Draw where two hyper-parameters lead: one run for each pair, from a test function's start or a network's."""
     from bench import hyper_map as maps
+    from bench import own
     from bench.progress import TimeLeft
 
+    optimizer = own.named(optimizer)
     paths = maps.places(optimizer, problem, x, y, out)
     with TimeLeft() as progress:
         made = maps.make(optimizer, problem, x, y, size, steps, x_range, y_range, device, progress.report)
@@ -155,7 +160,7 @@ def hyper_map(
 @app.command("list")
 def list_names() -> None:
     """Show the names that --optimizer, --loss, --problem and --budget take."""
-    from bench import plan
+    from bench import own, plan
     from bench.problems import functions
 
     for title, names in {
@@ -171,6 +176,7 @@ def list_names() -> None:
         "budgets": BUDGETS,
     }.items():
         print(f"{title}\n  {' '.join(names)}")
+    print(f"optimizers of your own, for --optimizer and map\n  {own.HOW}")
 
 
 def run_folder(path: Path) -> Path:

@@ -14,6 +14,7 @@ import torch
 
 TORCH_MODES = ("loop", "foreach", "fused")  # "the best of torch" is the fastest of these
 CONTENDERS = ("ours", *TORCH_MODES, "compiled")
+YOURS = "yours"  # the one contender for a class of the user's own
 NULLS = ("stands still", "sign flipped", "to the origin")  # they race too, and optimize nothing
 
 
@@ -37,6 +38,10 @@ class Traits:
     kernels: tuple[str, ...] = ("cpu", "cuda")  # where ours has kernels; elsewhere ours is plain torch
     half_kernels: bool = True  # they take bfloat16 and float16 too
     timed_with: Mapping[str, Any] = field(default_factory=dict)  # beside its defaults
+    apart: bool = False  # whether its runs may not share a step, because it may look at more than one parameter
+    own: type | None = None  # the user's class, which stands in the place of ours
+    place: str = ""  # where that one was asked for, as ``lion.py:Lion``
+    source: str = ""  # a hash of its source
 
 
 TRAITS: dict[str, Traits] = {
@@ -64,17 +69,25 @@ TRAITS: dict[str, Traits] = {
         timed_with={"lr": 1e-3, "max_iter": 4},
     ),
 }
-OPTIMIZERS = tuple(TRAITS)
+OPTIMIZERS = tuple(TRAITS)  # the user's own come into the table later, see `bench.own`
+
+
+def class_of(optimizer: str) -> type:
+    """Our class of that name, or the user's."""
+    own = TRAITS.get(optimizer, Traits()).own
+    return own or getattr(importlib.import_module("optimizers"), optimizer)
 
 
 def unavailable(contender: str, optimizer: str, device: str) -> str:
     """Why ``contender`` cannot step ``optimizer`` on ``device``; empty if it can."""
+    traits = TRAITS.get(optimizer, Traits())
+    if contender == YOURS:
+        return ""
     if contender == "ours":
         ours = importlib.import_module("optimizers")
         return "" if hasattr(ours, optimizer) else f"our library has no {optimizer}"
     if not hasattr(torch.optim, optimizer):
         return f"torch has no {optimizer}"
-    traits = TRAITS.get(optimizer, Traits())
     if contender == "fused" and not traits.fused:
         return f"torch has no fused {optimizer} on {device}"
     if contender == "foreach" and not traits.foreach:
@@ -108,8 +121,8 @@ def build(
     The `step` of "compiled" is torch.compile'd and compiles in its first calls; it is torch's foreach version,
     because that is the one torch.compile turns into few kernels.
     """
-    if contender == "ours":
-        return getattr(importlib.import_module("optimizers"), optimizer)(params, **options)
+    if contender in ("ours", YOURS):
+        return class_of(optimizer)(params, **options)
     if contender not in CONTENDERS:
         raise ValueError(f"unknown contender {contender!r}; known are: {', '.join(CONTENDERS)}")
     traits = TRAITS.get(optimizer, Traits())

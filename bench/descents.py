@@ -2,8 +2,8 @@
 
 `compiled`: all steps of all runs in one call (`bench.sweeps`), which judges on the way and keeps no losses. `batched`:
 one `step()` of the class for all runs, each a parameter of its own. `one at a time`: for an optimizer that evaluates
-the loss itself. All runs are ordered learning rate by learning rate. Losses are true ones; a gradient is what the
-function's disturbance tells of it, by the noise seed of the run's start.
+the loss itself, or may look at more than one parameter. All runs are ordered learning rate by learning rate. Losses are
+true ones; a gradient is what the function's disturbance tells of it, by the noise seed of the run's start.
 """
 
 from __future__ import annotations
@@ -191,6 +191,25 @@ def batched(
     history = torch.stack(losses).cpu()  # waits for the device
     seconds = time.perf_counter() - begin
     return Descent(history.numpy(), kept, torch.stack(path).cpu().numpy(), seconds)
+
+
+def apart(
+    function: Function,
+    make_optimizer: MakeOptimizer,
+    starts: Starts,
+    lrs: list[float],
+    steps: int,
+    device: str = "cpu",
+    evaluate: Evaluate | None = None,
+) -> Descent:
+    """As `batched`, with an optimizer of its own for each run."""
+    runs = [
+        batched(function, make_optimizer, starts.take(slice(seed, seed + 1)), [lr], steps, device, evaluate)
+        for lr in lrs
+        for seed in range(len(starts.losses))
+    ]
+    losses, points = (np.concatenate([getattr(run, name) for run in runs], axis=1) for name in ("losses", "points"))
+    return Descent(losses, runs[0].kept, points, sum(run.seconds for run in runs))
 
 
 def groups_of(points: Tensor, gradients: Tensor, lrs: list[float]) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ because it treats every parameter by itself. Runs cannot disturb each other, not
 is simply stepped on, and what it did from its first bad step on is not counted. The column `executor` says how:
 compiled, batched, or one at a time.
 
-L-BFGS, which evaluates the loss itself and has one parameter group, makes its runs one after the other. The budget is
+Of a user's own class only the step of our base class is known to look at one parameter at a time; with another one
+the runs are made one after the other. So are those of L-BFGS, which evaluates the loss itself. The budget is
 the same number of gradients for everybody: what the others do in a step, L-BFGS does in an evaluation, however many of
 them its steps take. Without a line search, its default, each evaluation is at the next point of its path.
 
@@ -30,7 +31,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import optimizers
 from bench import contenders, descents, starts, sweep
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
@@ -104,10 +104,12 @@ def expected_seconds(budget: Budget, optimizer: str, device: str, function: Func
     takes = TRAITS[optimizer].takes
     if takes in ABSENT:
         return 0.01
-    if takes is Takes.CLOSURE:  # most of its runs end early
+    executor = executor_of(optimizer, device, function)
+    if executor == ALONE:
+        steps = min(budget.function_steps, 200) if takes is Takes.CLOSURE else budget.function_steps  # most end early
         runs = budget.function_learning_rates * seeds_of(budget, optimizer, device, function)
-        return runs * min(budget.function_steps, 200) * EVALUATION_SECONDS
-    if executor_of(optimizer, device, function) == COMPILED:
+        return runs * steps * EVALUATION_SECONDS
+    if executor == COMPILED:
         return COMPILED_SECONDS
     return budget.function_steps * JOINT_STEP_SECONDS
 
@@ -142,7 +144,9 @@ def executor_of(optimizer: str, device: str, function: Function) -> str:
     """How the runs of a cell are made: the fastest way that is exact."""
     if TRAITS[optimizer].takes is Takes.CLOSURE:
         return ALONE
-    return COMPILED if compiles(optimizer, device, function) else BATCHED
+    if compiles(optimizer, device, function):
+        return COMPILED
+    return ALONE if TRAITS[optimizer].apart else BATCHED
 
 
 def compiles(optimizer: str, device: str, function: Function) -> bool:
@@ -152,7 +156,7 @@ def compiles(optimizer: str, device: str, function: Function) -> bool:
         return False
     from bench.sweeps import cuda_source, engine
 
-    if not engine.elementwise(getattr(optimizers, optimizer)):
+    if not engine.elementwise(contenders.class_of(optimizer)):
         return False
     return device == "cpu" or not cuda_source.refusal(function)
 
@@ -160,7 +164,7 @@ def compiles(optimizer: str, device: str, function: Function) -> bool:
 def make_compiled(
     function: Function, optimizer: str, begins: Starts, lrs: list[float], steps: int, device: str
 ) -> list[Rate]:
-    cls = getattr(optimizers, optimizer)
+    cls = contenders.class_of(optimizer)
     runs = descents.compiled(function, cls, begins, lrs, steps, device=device)
 
     def curve(lr: float) -> tuple[Array, Array, list[int]]:  # made again, alone: kept for all it would be large
@@ -191,14 +195,13 @@ def make_alone(
 ) -> list[Rate]:
     # One step instead of many: the path is the same, for without a line search a step ends ahead of an evaluation that
     # the next one makes; but each step looks at all of its history first.
-    found = descents.one_at_a_time(
-        function,
-        lambda groups: contenders.build("ours", optimizer, groups, max_iter=steps + 1, max_eval=steps + 2),
-        begins,
-        lrs,
-        steps,
-        evaluator(function, "cpu"),
-    )
+    long = {"max_iter": steps + 1, "max_eval": steps + 2}
+    closure = TRAITS[optimizer].takes is Takes.CLOSURE
+    build = partial(contenders.build, "ours", optimizer, **(long if closure else {}))
+    if closure:
+        found = descents.one_at_a_time(function, build, begins, lrs, steps, evaluator(function, "cpu"))
+    else:
+        found = descents.apart(function, build, begins, lrs, steps, device, evaluator(function, device))
     return judged(found, begins, len(lrs))
 
 

@@ -6,9 +6,9 @@ On a test function or on a small network.
 from __future__ import annotations
 
 import errno
-import importlib
 import io
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,18 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench import descents, network_plane, plan, sweep
+from bench import contenders, descents, network_plane, own, plan, sweep
 from bench.charts import plane as chart
 from bench.charts import style
 from bench.contenders import OPTIMIZERS, TRAITS, Takes
-from bench.errors import BenchError, Exit, disk_error, unknown
+from bench.errors import BenchError, Exit, disk_error, first_line, unknown
 from bench.folder import atomic_write, check_place
 from bench.network_plane import Report
 from bench.problems import functions
 from bench.problems.function import Function
 from bench.problems.networks import NETWORKS, named
 from bench.starts import diverging_gap
-from bench.sweeps import cuda_source, engine
+from bench.sweeps import cuda_source, engine, stepped
 from bench.sweeps.plane import Plane, axis, numbers, plane
 from optimizers.executors import kernels
 
@@ -44,7 +44,7 @@ class Usual:
 
 
 FUNCTION = Usual(size=256, steps=500, largest=8192)
-NETWORK = Usual(size=32, steps=200, largest=512)
+NETWORK = Usual(size=32, steps=200, largest=512)  # and functions where runs are made one at a time
 #: runs of one launch: enough for every thread of a large GPU to have several
 TOGETHER_ON_CUDA = 1 << 22
 FILES = (".csv", ".png", ".svg", ".pdf", ".jpg")
@@ -66,15 +66,15 @@ def make(
 
     problem: a test function or a small network. size, steps: None for the usual ones.
     """
-    if optimizer not in OPTIMIZERS:
-        raise unknown("optimizer", optimizer, OPTIMIZERS)
+    optimizer = own.named(optimizer)
     network = named(problem)
     if network is None and not functions.known(problem):
         raise functions.unknown_name("function or network", problem, [*functions.FUNCTIONS, *NETWORKS])
     function = functions.named(problem) if network is None else None
-    cls = getattr(importlib.import_module("optimizers"), optimizer)
-    able = [name for name in OPTIMIZERS if (_able(name) if network is None else _trains(name))]
-    if optimizer not in able:
+    cls = contenders.class_of(optimizer)
+    has_map, apart = _able if network is None else _trains, TRAITS[optimizer].apart
+    if not apart and not has_map(optimizer):
+        able = filter(has_map, OPTIMIZERS)
         why = "does not step every element by itself" if network is None else "does not step each parameter by itself"
         raise BenchError(f"{optimizer} {why}, so it has no map; there are: {', '.join(able)}.", Exit.USAGE)
     for name in (x, y):
@@ -82,22 +82,26 @@ def make(
             raise unknown(f"number among the options of {optimizer}", name, numbers(cls))
     if x == y:
         raise BenchError(f"--x and --y are both {x}; give two different hyper-parameters.", Exit.USAGE)
-    usual = FUNCTION if network is None else NETWORK
+    usual = FUNCTION if network is None and not apart else NETWORK
     size, steps = usual.size if size is None else size, usual.steps if steps is None else steps
     if not 2 <= size <= usual.largest:
         raise BenchError(f"--size {size} makes no map: give a number from 2 to {usual.largest}.", Exit.USAGE)
     if not 1 <= steps <= plan.MOST_STEPS:
         raise BenchError(f"--steps {steps} makes no map: give a number from 1 to {plan.MOST_STEPS}.", Exit.USAGE)
-    how = _on(device, function)
+    how = _apart(optimizer, device) if apart else _on(device, function)
     try:
         across, down = (axis(cls, name, size, _limits(text)) for name, text in ((x, x_range), (y, y_range)))
         if network is not None:
             with sweep.one_thread():
-                return network_plane.plane(network, cls, across, down, steps, report=report)
+                together = 1 if apart else network_plane.TOGETHER
+                return network_plane.plane(network, cls, across, down, steps, report=report, together=together)
         start = engine.evaluate(function, np.array([function.start]))[0][0]
-        return plane(function, cls, across, down, steps, float(diverging_gap(function, start)), **how)
-    except ValueError as error:
-        raise BenchError(f"there is no such map: {error}.", Exit.USAGE) from None
+        with sweep.one_thread() if apart else nullcontext():
+            return plane(function, cls, across, down, steps, float(diverging_gap(function, start)), **how)
+    except Exception as error:
+        if not isinstance(error, ValueError) and not TRAITS[optimizer].own:  # a user's class refuses with any
+            raise
+        raise BenchError(f"there is no such map: {first_line(error)}.", Exit.USAGE) from None
 
 
 def _on(device: str, function: Function | None) -> dict[str, Any]:
@@ -116,9 +120,18 @@ def _on(device: str, function: Function | None) -> dict[str, Any]:
     return {"sweep": descents.sweeper(device), "together": TOGETHER_ON_CUDA}
 
 
+def _apart(optimizer: str, device: str) -> dict[str, Any]:
+    """How `plane` makes its runs by the class itself, one after the other."""
+    if device != "cpu":
+        raise BenchError(
+            f"maps of {optimizer}, which has no rule to compile, are made on the CPU; leave --device out.",
+            Exit.USAGE,
+        )
+    return {"sweep": stepped.sweep}
+
+
 def _able(name: str) -> bool:
-    cls = getattr(importlib.import_module("optimizers"), name)
-    return TRAITS[name].takes is Takes.TENSORS and engine.elementwise(cls)
+    return TRAITS[name].takes is Takes.TENSORS and engine.elementwise(contenders.class_of(name))
 
 
 def _trains(name: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,7 @@ from bench.networks_race import judge, limit_of
 from bench.problems.data import Data
 from bench.problems.networks import Network
 from bench.problems.stack import Stack, draw_picks, train
-from bench.sweeps.plane import Axis, Plane
-from optimizers.algorithm import ITEMS
+from bench.sweeps.plane import Axis, Plane, options
 
 TOGETHER = 64  # runs; more gain nothing, and the memory does not grow with the plane
 LOOKS = 4  # at a run's loss, after the one at its start
@@ -29,9 +28,18 @@ Report = Callable[[int, int], None]  # told of the runs that are done, and of al
 
 
 def plane(
-    network: Network, cls: type, x: Axis, y: Axis, steps: int, seed: int = 0, report: Report = lambda done, all: None
+    network: Network,
+    cls: type,
+    x: Axis,
+    y: Axis,
+    steps: int,
+    seed: int = 0,
+    report: Report = lambda done, all: None,
+    together: int = TOGETHER,
 ) -> Plane:
     """Trains with each pair of values; the plane's gaps are losses, minus the least one where that is known.
+
+    together: runs that share an optimizer; 1 for one that does not step each parameter by itself.
 
     Raises ValueError for values that the optimizer refuses, before anything runs.
     """
@@ -50,8 +58,8 @@ def plane(
     ends(network, cls, data, initial, picks[:1], groups[:1])  # it may compile, ahead of the clock
     report(0, len(groups))
     begin = time.perf_counter()
-    for first in range(0, len(groups), TOGETHER):
-        found = ends(network, cls, data, initial, picks, groups[first : first + TOGETHER])
+    for first in range(0, len(groups), together):
+        found = ends(network, cls, data, initial, picks, groups[first : first + together])
         losses += [loss for loss, _ in found]
         bad_steps += [bad for _, bad in found]
         report(len(losses), len(groups))
@@ -60,20 +68,6 @@ def plane(
     gaps = np.where(bad < 0, values - minimum, np.inf).reshape(shape)
     what = "loss − minimum" if network.optimum else "loss on the full set"
     return Plane(cls.__name__, network.title, x, y, steps, gaps, bad.reshape(shape), seconds, what)
-
-
-def options(pair: Mapping[str, float], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a parameter group for hyper-parameters by the names their axes have: ``betas`` for ``beta1``."""
-    found: dict[str, Any] = {}
-    for name, value in pair.items():
-        key, place = ITEMS.get(name, (name, None))
-        if place is None:
-            found[key] = value
-        else:
-            whole = list(found.get(key, defaults[key]))
-            whole[place] = value
-            found[key] = tuple(whole)
-    return found
 
 
 def ends(

@@ -8,7 +8,8 @@ together depends on how many there are. Weight decay is each optimizer's default
 
 The budget is the same number of gradients for everybody. L-BFGS evaluates the loss itself, several times a step and all
 of them on the step's mini-batch, so it takes fewer steps and sees fewer batches, and it makes its runs one at a time.
-Its last step has as many iterations as the budget has gradients left.
+Its last step has as many iterations as the budget has gradients left. One at a time are those of a user's own class too
+that does not have the step of our base class: it may look at several parameters at once.
 """
 
 from __future__ import annotations
@@ -101,7 +102,10 @@ def run(cell: Cell) -> Outcome:
     executor = executor_of(cell.optimizer)
     build = partial(contenders.build, "ours", cell.optimizer)
     lr = sweep.default_lr(cell.optimizer)
-    trained = one_at_a_time if executor == ALONE else partial(stacked, build=build, each=step_seconds(cell, build, lr))
+    if takes is Takes.CLOSURE:
+        trained: Trained = one_at_a_time
+    else:
+        trained = partial(apart if executor == ALONE else stacked, build=build, each=step_seconds(cell, build, lr))
     return Outcome(rows=rows_of(cell, lr, executor, trained))
 
 
@@ -149,7 +153,7 @@ def worth(rate: Rate, steps: int, count: int) -> sweep.Worth:
 
 def executor_of(optimizer: str) -> str:
     """How the runs of a cell are made."""
-    return ALONE if TRAITS[optimizer].takes is Takes.CLOSURE else STACKED
+    return ALONE if TRAITS[optimizer].apart or TRAITS[optimizer].takes is Takes.CLOSURE else STACKED
 
 
 def draw(network: Network, data: Data, cell: Cell, seed: int) -> tuple[int, Tensor]:
@@ -201,6 +205,21 @@ def stacked(
         if all(points[-1]["status"] == Status.DIVERGED for points in runs):
             break
     return runs
+
+
+def apart(
+    network: Network,
+    data: Data,
+    cell: Cell,
+    lrs: list[float],
+    seeds: list[tuple[int, Tensor]],
+    build: Build,
+    each: float,
+) -> list[list[Point]]:
+    """As `stacked`, with an optimizer of its own for each run."""
+    return [
+        points for lr in lrs for seed in seeds for points in stacked(network, data, cell, [lr], [seed], build, each)
+    ]
 
 
 def one_at_a_time(

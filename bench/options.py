@@ -383,6 +383,6 @@ OPTION_SETS: dict[str, tuple[OptionSet, ...]] = {
 
 
 def option_sets(optimizer: str, everything: bool = True) -> tuple[OptionSet, ...]:
-    """All sets of an optimizer, or its defaults and its richest combination."""
-    sets = OPTION_SETS[optimizer]
+    """All sets of an optimizer, or its defaults and its richest combination; of a user's own class the defaults."""
+    sets = OPTION_SETS.get(optimizer, (OptionSet(),))
     return sets if everything else (sets[0], *(chosen for chosen in sets if chosen.rich))

@@ -14,9 +14,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from bench import orthogonal
-from bench.deviation import FREE_TOLERANCE, Array, Measured, distance, ulp_errors
+from bench.deviation import FREE_TOLERANCE, Array, Measured, Stats, distance, ulp_errors
 from bench.errors import first_line
 from bench.options import OptionSet
 from bench.oracle import Rule
@@ -83,6 +84,31 @@ def side_by_side(
         _run(measured, reference, workload, steps, aligned, device)
     for m in measured.values():
         m.fault = m.runner.fault if m.runner else ""
+    return measured
+
+
+def compare(runner: Runner, reference: Runner, workload: Workload, steps: int) -> Measured:
+    """How far `runner` gets from `reference`, another optimizer of the same workload, while both go their own way."""
+    measured = Measured(runner=runner)
+    for step in range(1, steps + 1):
+        gradients = parts(workload.gradients[step - 1], workload.shapes, workload.dtype, "cpu")
+        for one in (reference, runner):
+            one.step(step, gradients)
+        for place, (mine, theirs) in enumerate(zip(runner.params, reference.params, strict=True)):
+            expected = {"param": theirs, **reference.optimizer.state[theirs]}
+            found = {"param": mine, **runner.optimizer.state[mine]}
+            if found.keys() != expected.keys():
+                measured.fault = f"state of tensor {place} holds {sorted(found)} and not {sorted(expected)}"
+                return measured
+            for key, value in expected.items():
+                a, b = (torch.as_tensor(one).detach().double().cpu().reshape(-1).numpy() for one in (found[key], value))
+                if a.size:
+                    where = f"{key} of tensor {place}"
+                    measured.errors.setdefault(key, Stats()).add(
+                        distance(a, b), lambda at, w=where: f"{w}, element {at}", step
+                    )
+        if runner.wrote_gradients(step):
+            measured.fault = f"wrote into .grad in step {step}"
     return measured
 
 

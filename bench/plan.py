@@ -19,6 +19,7 @@ from bench import (
     network_nulls,
     networks_race,
     nulls,
+    own,
     own_target,
     step_time,
     sweep_time,
@@ -26,7 +27,7 @@ from bench import (
 )
 from bench.budgets import BUDGETS, Budget
 from bench.cell import Cell
-from bench.contenders import OPTIMIZERS
+from bench.contenders import OPTIMIZERS, TRAITS
 from bench.errors import BenchError, Exit, unknown
 from bench.losses import LOSSES, SIZES, short
 from bench.problems.functions import NAMES, known, named, unknown_name
@@ -58,6 +59,7 @@ PARTS = {
     "race": ("functions", "nulls", "networks", "network_nulls"),
 }
 PROBLEMS = tuple(dict.fromkeys((*PARAMETER_SETS, *SIZES, *NAMES, *NETWORKS, *SUBJECTS)))
+ALL = "all"  # optimizers; so that one's own can be put beside them
 DEVICES = ("cpu", "cuda", "all")
 MOST_SEEDS, MOST_STEPS = 100_000, 10_000_000  # of a race; more would fill the memory, or take days
 LARGEST_SEED = 2**32 - 1  # what NumPy and torch both take
@@ -106,7 +108,7 @@ def make(
     chosen = raced(BUDGETS[budget], **(race or {}))
     if not 0 <= seed <= LARGEST_SEED:
         raise BenchError(f"--seed {seed} is out of range: give a whole number from 0 to {LARGEST_SEED}.", Exit.USAGE)
-    chosen_optimizers = [canonical("optimizer", name, OPTIMIZERS) for name in optimizers] or list(OPTIMIZERS)
+    chosen_optimizers = [one for name in optimizers or [ALL] for one in optimizers_named(name)]
     chosen_problems = [problem_named(name) for name in problems] or None
     chosen_losses = [loss_named(name) for name in losses]
     about_losses = not optimizers and (chosen_problems is None or any(name in SIZES for name in chosen_problems))
@@ -120,8 +122,8 @@ def make(
         )
     devices = devices_of(device)
     measured_losses = chosen_losses or list(chosen.loss_names or LOSSES)
-    cells = {
-        cell.id: cell
+    found = [
+        with_source(cell)
         for kind in kinds
         if about[kind]
         for one in devices
@@ -132,7 +134,8 @@ def make(
             variants(chosen_problems, chosen_losses) if kind == "networks" and chosen_losses else chosen_problems,
             seed,
         )
-    }
+    ]
+    cells = {cell.id: cell for cell in found}
     if not cells:
         asked = "problems, optimizers and losses" if losses else "problems and optimizers"
         raise BenchError(
@@ -143,6 +146,12 @@ def make(
     if chosen.target is not None:
         own_target.check(chosen.target, list(cells.values()))
     return Plan(tuple(cells.values()), chosen, devices, seed)
+
+
+def with_source(cell: Cell) -> Cell:
+    """The cell; of a user's optimizer with a hash of its source, so that an edited one is measured again."""
+    source = TRAITS[cell.optimizer].source if cell.optimizer in TRAITS else ""
+    return replace(cell, settings=cell.settings | {"source": source}) if source else cell
 
 
 def raced(
@@ -202,6 +211,11 @@ def canonical(what: str, name: str, known: Sequence[str]) -> str:
         if candidate.lower() == name.lower():
             return candidate
     raise unknown(what, name, known)
+
+
+def optimizers_named(name: str) -> tuple[str, ...]:
+    """The optimizers that a name means; of those of the user's own ``all`` has none."""
+    return OPTIMIZERS if name.lower() == ALL else (own.named(name),)
 
 
 def problem_named(name: str) -> str:

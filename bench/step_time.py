@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,7 +59,8 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
 
 def _cell(budget: Budget, device: str, optimizer: str, parameter_set: str, seed: int) -> Cell:
     seconds = budget.cell_seconds * SECONDS_FACTOR.get(parameter_set, 1.0)
-    compiling = 40.0 if "compiled" in budget.contenders and parameter_set in COMPILED_SETS else 0.0
+    rivals = [contenders.YOURS] if TRAITS[optimizer].own else list(budget.contenders)
+    compiling = 40.0 if "compiled" in rivals and parameter_set in COMPILED_SETS else 0.0
     setting_up = SETTING_UP.get(parameter_set, 1.0)
     return Cell(
         kind="step_time",
@@ -69,7 +71,7 @@ def _cell(budget: Budget, device: str, optimizer: str, parameter_set: str, seed:
             "parameter_set": parameter_set,
             "dtype": "float32",
             "options": dict(TRAITS[optimizer].timed_with),
-            "contenders": list(budget.contenders),
+            "contenders": rivals,
             "threads": torch.get_num_threads(),
             "seconds": seconds,
             "seed": seed,
@@ -194,7 +196,7 @@ def _enter(contender: str, cell: Cell, makers: list[Callable[[], Subject]]) -> E
     step()
     _synchronize(cell.device)
     first_step_seconds = time.perf_counter() - start
-    kernels = contender == "ours" and cell.device in TRAITS[cell.optimizer].kernels
+    kernels = contender in ("ours", contenders.YOURS) and cell.device in TRAITS[cell.optimizer].kernels
     reason = contenders.fallback(optimizer) if kernels else ""
     if reason:
         raise NotTimed(reason)
@@ -284,7 +286,7 @@ def _rows(
 
 
 def _shared_fields(cell: Cell, size: Size) -> dict[str, Any]:
-    settings = cell.settings
+    settings, named = cell.settings, shlex.quote(TRAITS[cell.optimizer].place or cell.optimizer)
     return {
         "optimizer": cell.optimizer,
         "parameter_set": settings["parameter_set"],
@@ -296,7 +298,7 @@ def _shared_fields(cell: Cell, size: Size) -> dict[str, Any]:
         "tensors": size.tensors,
         "elements": size.elements,
         "command": f"python -m bench time --budget {settings['budget']} --device {cell.device} "
-        f"--optimizer {cell.optimizer} --problem {settings['parameter_set']} --seed {settings['seed']}",
+        f"--optimizer {named} --problem {settings['parameter_set']} --seed {settings['seed']}",
     }
 
 

@@ -46,6 +46,7 @@ TRAFFIC: dict[str, Traffic] = {
 }
 # Tensors of the parameters' size that stay from step to step, at most, where `TRAFFIC` does not tell.
 KEPT = {"Adafactor": 2, "Muon": 2, "LBFGS": 1 + 2 * 100 + 4}  # with a history of 100 pairs
+KEPT_BY_OTHERS = 4  # a guess, of a class of the user's own
 STREAMED = ({*TRAFFIC} - {"SparseAdam"}) | {"Adafactor"}  # of scattered rows there is no stream
 
 
@@ -80,7 +81,7 @@ def _indices(param: torch.Tensor) -> int:
 
 def tensors_kept(optimizer: str) -> int:
     """Tensors of the parameters' size that stay from step to step: the parameter and its state."""
-    return KEPT[optimizer] if optimizer in KEPT else TRAFFIC[optimizer].written
+    return TRAFFIC[optimizer].written if optimizer in TRAFFIC else KEPT.get(optimizer, KEPT_BY_OTHERS)
 
 
 # The stream goes through the same kernels as our optimizers, with one addition for each tensor that is written, because

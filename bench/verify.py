@@ -16,13 +16,13 @@ from bench import judge, parity_lbfgs
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
 from bench.contenders import TRAITS, build, unavailable
-from bench.deviation import Measured
+from bench.deviation import FREE_TOLERANCE, Measured
 from bench.judge import LOW_PRECISION, OURS
 from bench.options import OPTION_SETS, OptionSet, option_sets
 from bench.oracle import ELEMENTWISE, Rule
 from bench.oracle_matrices import WHOLE
-from bench.parity import side_by_side
-from bench.runner import Build
+from bench.parity import compare, side_by_side
+from bench.runner import Build, Runner
 from bench.workload import make_workload
 
 KIND = "verify"
@@ -32,6 +32,11 @@ BIG_STEPS = 2  # of a million elements, in float32: enough for the remainder of 
 LAYOUT_STEPS = 20
 LOW_PRECISION_STEPS = 12  # one aligned step is like another: more of them add samples, not coverage
 
+NO_REFERENCE = "and there is no reference to compare it with"
+OWN_WORDS = (
+    f"free run, after every step |a - b| <= {FREE_TOLERANCE:g} (1 + |b|) for parameters and state; b: the same rule as "
+    "plain torch, which says nothing about the rule itself"
+)
 EXPECTED_SECONDS_PER_STEP = 0.004  # of one option set and dtype, all contenders together, on two cores
 
 
@@ -61,6 +66,8 @@ def cells(budget: Budget, device: str, optimizers: list[str], problems: list[str
 
 def run(cell: Cell) -> Outcome:
     """Verify one optimizer; the outcome is wrong if any row of ours is."""
+    if TRAITS[cell.optimizer].own:
+        return run_own(cell)
     chosen = [sets for sets in OPTION_SETS[cell.optimizer] if sets.label in cell.settings["options"]]
     builds = contenders(cell.optimizer, cell.device)
     rows = []
@@ -76,9 +83,40 @@ def run(cell: Cell) -> Outcome:
             rows.append(
                 {**_blank(cell.optimizer, "", name, cell.device, ""), "status": Status.SKIPPED, "reason": reason}
             )
+    return outcome(rows)
+
+
+def outcome(rows: list[dict[str, Any]]) -> Outcome:
+    """Wrong if any of the rows is."""
     wrong = [row for row in rows if row["status"] in (Status.WRONG, Status.ERROR)]
     reason = f"{len(wrong)} of {len(rows)} rows; first: {wrong[0]['options']}: {wrong[0]['reason']}" if wrong else ""
     return Outcome(rows, Status.WRONG if wrong else Status.OK, reason)
+
+
+def run_own(cell: Cell) -> Outcome:
+    """Compare the kernel of a user's optimizer with the same rule as plain torch, in float64: there is nothing else."""
+    if TRAITS[cell.optimizer].apart:
+        return Outcome(status=Status.SKIPPED, reason=f"{cell.optimizer} is a class of your own, {NO_REFERENCE}")
+    if cell.device not in TRAITS[cell.optimizer].kernels or not installed_kernel(cell.device):
+        return Outcome(status=Status.SKIPPED, reason=f"there is no kernel of {cell.optimizer} on {cell.device}")
+
+    def plain(groups: list[dict[str, Any]], options: dict[str, Any]) -> torch.optim.Optimizer:
+        made = build("ours", cell.optimizer, groups, **options)
+        for group in made.param_groups:
+            group["foreach"] = False
+        return made
+
+    option_set, steps = OptionSet(), cell.settings["steps"]
+    workload = make_workload(option_set, "float64", steps, cell.settings["seed"])
+    builds = {"eager": plain, cell.device: lambda groups, options: build("ours", cell.optimizer, groups, **options)}
+    reference, runner = (Runner(name, make, workload, option_set, cell.device) for name, make in builds.items())
+    measured = compare(runner, reference, workload, steps)
+    row = _blank(cell.optimizer, option_set.label, cell.device, cell.device, "float64")
+    row.update(steps=steps, elements=int(workload.params.size), **judge.free(cell.device, measured, Measured()))
+    row["tolerance"] = OWN_WORDS
+    if trouble := _trouble(cell.device, measured, cell.device, option_set):
+        row["status"], row["reason"] = trouble
+    return outcome([row])
 
 
 def contenders(optimizer: str, device: str) -> dict[str, Build]:

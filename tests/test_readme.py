@@ -15,6 +15,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+BLOCKS_OF_PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 COMMANDS = [line.split("  #")[0].strip() for kind, text in BLOCKS if not kind for line in text.splitlines()]
 BY_CI = ["make bench", "make test"]  # .ci/run calls them
 
@@ -30,6 +31,7 @@ def folder(tmp_path_factory):
     """A folder to run in, so that the results of whoever tests stay as they are."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "bench").symlink_to(ROOT / "bench")
+    (folder / "lion.py").write_text(BLOCKS_OF_PYTHON[-1])
     return folder
 
 
@@ -58,7 +60,7 @@ def test_command(command, folder):
 
 def test_python_blocks(tmp_path):
     model = torch.nn.Linear(3, 2)
-    train, _, loss, lion = [text for kind, text in BLOCKS if kind == "python"]
+    train, _, loss, lion = BLOCKS_OF_PYTHON
     names = {"model": model}
     exec(train, names)
     assert type(names["optimizer"]).__module__ == "optimizers.adam"

@@ -65,6 +65,7 @@ NULL_STYLES = {
 # Warm colours are ours, cold and dark ones are torch's.
 CONTENDER_STYLES = {
     "ours": Style(VERMILLION, "o", SOLID),
+    "yours": Style(GREEN, "*", SOLID),
     "eager": Style(ORANGE, "p", SOLID),
     "cpu": Style(VERMILLION, "o", SOLID),
     "cuda": Style(PURPLE, "h", SOLID),
@@ -81,6 +82,7 @@ CONTENDER_STYLES = {
 
 CONTENDER_LABELS = {
     "ours": "ours",
+    "yours": "a class of your own",
     "eager": "ours, eager",
     "cpu": "ours, CPU kernel",
     "cuda": "ours, CUDA kernel",

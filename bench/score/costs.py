@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bench import contenders
-from bench.contenders import TRAITS, Takes
+from bench.contenders import OPTIMIZERS, TRAITS, Takes
 from optimizers import Optimizer
 
 PARAMETER_SET = "mlp"  # whose step stands for the others: every optimizer that races is timed on it
@@ -17,11 +17,12 @@ SHAPE = (64, 64)
 
 
 def step_times(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
-    """Median µs of a step of ours on `PARAMETER_SET` in float32, by optimizer and device."""
+    """Median µs of a step of ours, or of the user's, on `PARAMETER_SET` in float32, by optimizer and device."""
     return {
         (row["optimizer"], row["device"]): float(row["median_us"])
         for row in rows
-        if (row.get("contender"), row.get("parameter_set"), row.get("dtype")) == ("ours", PARAMETER_SET, "float32")
+        if row.get("contender") in ("ours", contenders.YOURS)
+        and (row.get("parameter_set"), row.get("dtype")) == (PARAMETER_SET, "float32")
         and row.get("median_us") is not None
     }
 
@@ -32,7 +33,7 @@ def state_bytes(optimizer: str) -> float:
 
     Of ours, as it declares it. nan for one that declares nothing, and for L-BFGS, whose state grows with its history.
     """
-    if optimizer not in TRAITS or TRAITS[optimizer].takes is not Takes.TENSORS:
+    if optimizer not in OPTIMIZERS or TRAITS[optimizer].takes is not Takes.TENSORS:
         return math.nan
     parameter = torch.zeros(SHAPE)
     built = contenders.build("ours", optimizer, [parameter])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 
 from bench.problems.function import Function
 from bench.sweeps import engine
+from optimizers.algorithm import ITEMS
 
 #: runs that are made together; what lies in memory at a time does not grow with the plane
 TOGETHER = 1 << 17
@@ -81,7 +83,7 @@ def axis(cls: type, name: str, size: int, limits: tuple[float, float] | None = N
     Raises ValueError for a name the optimizer does not have, a switch, and limits that are no interval.
     """
     group = cls([torch.zeros(1)]).param_groups[0]
-    if name not in engine.names(cls):
+    if name not in names(cls):
         raise ValueError(f"{cls.__name__} has no {name}; there are {', '.join(numbers(cls))}")
     if name not in numbers(cls):
         raise ValueError(f"{name} is a switch, not a number; there are {', '.join(numbers(cls))}")
@@ -105,7 +107,38 @@ def axis(cls: type, name: str, size: int, limits: tuple[float, float] | None = N
 def numbers(cls: type) -> list[str]:
     """The hyper-parameters that can be an axis."""
     group = cls([torch.zeros(1)]).param_groups[0]
-    return [name for name in engine.names(cls) if not isinstance(group.get(name), bool)]
+    return [name for name in names(cls) if not isinstance(group.get(name), bool)]
+
+
+def names(cls: type) -> list[str]:
+    """The options of an optimizer that may differ from run to run.
+
+    Of one without a rule of ours: those arguments of it that are numbers, and the items of ``betas`` and the like.
+    """
+    if hasattr(cls, "algorithm"):
+        return engine.names(cls)
+    group, given = cls([torch.zeros(1)]).param_groups[0], inspect.signature(cls).parameters
+    found = [name for name, value in group.items() if name in given and isinstance(value, int | float)]
+    items = [name for name, (key, place) in ITEMS.items() if key in given and place < _length(group.get(key))]
+    return found + items
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list | tuple) else 0
+
+
+def options(pair: Mapping[str, float], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a parameter group for hyper-parameters by the names their axes have: ``betas`` for ``beta1``."""
+    found: dict[str, Any] = {}
+    for name, value in pair.items():
+        key, place = ITEMS.get(name, (name, None))
+        if place is None:
+            found[key] = value
+        else:
+            whole = list(found.get(key, defaults[key]))
+            whole[place] = value
+            found[key] = tuple(whole)
+    return found
 
 
 def plane(
@@ -122,7 +155,8 @@ def plane(
 ) -> Plane:
     """Makes `steps` steps from the function's start for each pair; a gap above `highest_gap`, ever, has diverged.
 
-    `sweep` is `engine.sweep` or, on a GPU, `cuda.sweep`; so many runs are made `together`, else TOGETHER.
+    `sweep` is `engine.sweep`, on a GPU `cuda.sweep`, or without a rule of ours `stepped.sweep`; so many runs are made
+    `together`, else TOGETHER.
     """
     below = 1e-9 * max(1.0, abs(function.minimum))  # under the minimum lies only what is outside the domain
     bounds = (function.minimum - below, function.minimum + highest_gap)

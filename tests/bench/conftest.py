@@ -1,10 +1,12 @@
 """What the tests of runs share."""
 
 import signal
+import sys
 
 import pytest
 
 from bench import environment, plan, run
+from bench.contenders import TRAITS
 from tests.bench import fakes
 
 
@@ -36,3 +38,21 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes a file and says how a class of it is asked for; afterwards nobody knows of it any more."""
+    table, modules = dict(TRAITS), set(sys.modules)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def written(text: str, cls: str, name: str = "mine.py") -> str:
+        (tmp_path / name).write_text(text)
+        return f"{tmp_path / name}:{cls}"
+
+    yield written
+    TRAITS.clear()
+    TRAITS.update(table)
+    for name in set(sys.modules) - modules:
+        if name.startswith(("own_", "mine")):
+            del sys.modules[name]

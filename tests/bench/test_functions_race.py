@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import optimizers
 from bench import contenders, descents, functions_race, starts, sweep
 from bench.budgets import DEFAULT, SMOKE
 from bench.cell import Cell
@@ -83,7 +84,7 @@ def test_what_the_compiled_loop_judges_is_what_its_record_says(optimizer, functi
     function = FUNCTIONS[function]
     begins = starts.starts(function, 0, 5)
     lrs = [sweep.default_lr(optimizer) * 10.0**decade for decade in (-2, 0, 1, 2, 4)]
-    cls = getattr(functions_race.optimizers, optimizer)
+    cls = getattr(optimizers, optimizer)
     judged = descents.compiled(function, cls, begins, lrs, 60)
     for place, lr in enumerate(lrs):
         for seed in range(5):
@@ -202,7 +203,7 @@ def test_a_row_counts_what_its_runs_did():
     (row,) = functions_race.run(cell("booth", "Rprop", dataclasses.replace(SMALL, function_learning_rates=1))).rows
     begins = starts.starts(function, 0, 3)
     one_by_one = [
-        descents.recorded(function, functions_race.optimizers.Rprop, begins.take([seed]), [0.01], steps).losses[:, 0]
+        descents.recorded(function, optimizers.Rprop, begins.take([seed]), [0.01], steps).losses[:, 0]
         for seed in range(3)
     ]
     best = sorted(losses.min() for losses in one_by_one)
@@ -225,7 +226,7 @@ def test_the_loss_falls_and_the_curve_shows_it():
     ends = [
         descents.recorded(
             FUNCTIONS["booth"],
-            functions_race.optimizers.Rprop,
+            optimizers.Rprop,
             starts.starts(FUNCTIONS["booth"], 0, 1),
             [row["lr"]],
             40,

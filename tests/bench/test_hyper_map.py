@@ -242,8 +242,8 @@ def test_the_least_loss_of_a_network_is_taken_off_where_it_is_known():
 
 def test_options_of_two_axes_with_one_key_are_joined():
     defaults = {"betas": (0.9, 0.999), "lr": 1e-3}
-    assert network_plane.options({"beta1": 0.5, "beta2": 0.8}, defaults) == {"betas": (0.5, 0.8)}
-    assert network_plane.options({"beta2": 0.8, "lr": 1.0}, defaults) == {"betas": (0.9, 0.8), "lr": 1.0}
+    assert plane.options({"beta1": 0.5, "beta2": 0.8}, defaults) == {"betas": (0.5, 0.8)}
+    assert plane.options({"beta2": 0.8, "lr": 1.0}, defaults) == {"betas": (0.9, 0.8), "lr": 1.0}
 
 
 @pytest.mark.parametrize("optimizer", [name for name in functions_race.TRAITS if hyper_map._trains(name)])

@@ -37,6 +37,7 @@ LAYERS = [
     {"workload", "in_training", "stream", "sweep", "stack_speed", "timing", "loss_memory", "score", "starts"},
     {"sweeps"},
     {"oracle_lbfgs", "oracle_matrices"},
+    {"own"},
     {"contenders", "deviation", "environment", "noise", "options", "oracle", "pinning", "statistics"},
     {"losses"},
     {"ulp"},
