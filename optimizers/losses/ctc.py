@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from ..executors.kernels import SINGLE_AND_DOUBLE
 from .fused import MOST_SIZES, REDUCTIONS, Kernel, by_kernel, on, on_cpu, unwatched_pair
 
-#: below so many states and log-probabilities torch takes less time than what stands around a kernel
-SMALL = 1000
+#: below so much work, in states or so, torch takes less time than what stands around a kernel
+SMALL = 1500
 
 INTEGERS = (torch.int64, torch.int32)
 
@@ -42,14 +42,14 @@ def _fast(log_probs, targets, input_lengths, target_lengths, blank, reduction, z
     """The loss by a kernel, or None where none fits."""
     if reduction not in REDUCTIONS or not isinstance(targets, Tensor) or log_probs.dim() not in (2, 3):
         return None
-    if log_probs.numel() < SMALL or log_probs.dtype not in SINGLE_AND_DOUBLE:
+    if _work(log_probs, targets) <= SMALL or log_probs.dtype not in SINGLE_AND_DOUBLE:
         return None
     batch = log_probs if log_probs.dim() == 3 else log_probs[:, None]
     batch_first = not batch.is_contiguous()
     input = batch.transpose(0, 1) if batch_first else batch
     if not unwatched_pair(input, targets) or not on_cpu(input) or targets.dtype not in INTEGERS:
         return None
-    n, like = batch.shape[1], log_probs.dim() == 3
+    n = batch.shape[1]
     lengths = _lengths(input_lengths, n), _lengths(target_lengths, n)
     if lengths[0] is None or lengths[1] is None or type(input_lengths) is not type(target_lengths):
         return None
@@ -59,7 +59,13 @@ def _fast(log_probs, targets, input_lengths, target_lengths, blank, reduction, z
     if kernel is None:
         return None
     value = by_kernel(kernel, input, targets.long(), *lengths)
-    return value if like or reduction != "none" else value[0]
+    return value[0] if reduction == "none" and log_probs.dim() == 2 else value
+
+
+def _work(log_probs: Tensor, targets: Tensor) -> int:
+    """What there is to do: the states of all times and, if the gradient is wanted, as many again and all classes."""
+    states = len(log_probs) * targets.numel()
+    return 2 * states + log_probs.numel() // 16 if log_probs.requires_grad else states
 
 
 def _lengths(those, n: int) -> Tensor | None:
@@ -83,15 +89,15 @@ def _kernel(
     longest: int,
 ) -> Kernel | None:
     """The kernel for tensors of such shapes and dtypes with these options; None where torch is asked."""
-    if type(blank) is not int or not 0 <= blank < shape[2] or len(target_shape) not in (1, 2):
+    if shape.numel() == 0 or type(blank) is not int or not 0 <= blank < shape[2] or len(target_shape) not in (1, 2):
         return None
     n = shape[0] if batch_first else shape[1]
     if len(target_shape) == 2 and target_shape[0] != n:
         return None
 
-    def plain(log_probs: Tensor, *others: Tensor) -> Tensor:
+    def plain(log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> Tensor:
         log_probs = log_probs.transpose(0, 1) if batch_first else log_probs
-        return F.ctc_loss(log_probs, *others, blank, reduction, zero_infinity)
+        return F.ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, reduction, zero_infinity)
 
     options = reduction, blank, zero_infinity, batch_first
     return on(torch.device("cpu"), "ctc_").Ctc(plain, shape, dtype, *options, target_shape, longest)

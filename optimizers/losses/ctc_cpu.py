@@ -110,4 +110,3 @@ def _block(dtype: torch.dtype) -> Any:
     # after the pointers comes the scratch of the job, which it has none of, and then the number of sequences
     names = storage(generate.name(dtype)) | STAGES | places | {"N": str(len(places) + 2)}
     return generate.load(Template(HEAD + CTC).substitute(names), "ctc", *generate.numba_ingredients()).block
-

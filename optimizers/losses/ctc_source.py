@@ -60,12 +60,6 @@ def power(e):
 
 
 @njit(**INNER)
-def copy(out, at, n):
-    for i in range(n):
-        set_float64(out, i, get_float64(at, i))
-
-
-@njit(**INNER)
 def nothing(at, n):
     for i in range(n):
         set_float64(at, 2 * i, 0.0)
@@ -139,9 +133,12 @@ def gathered(args, at, targets, p, n):
         set_float64(${SCRATCH}, 0, 1.0)
 
 
-@traced
+@njit(**INNER)
 def exps(at, out, n, factor):
-    loop(n, lambda i: set_${KIND}(out, i, factor * exp(get_${KIND}(at, i))))
+    for i in range(n):
+        x = element(at, i)
+        # as torch has it, in whose formula -inf meets inf
+        set_element(out, i, ${REAL}(math.nan) if x == -math.inf else factor * exp(x))
 
 
 @njit(**INNER)
@@ -209,7 +206,6 @@ def backward(args, r, targets, jumps, spare, p, states, row, after, sums, times_
         touch(p, n, here, sums, blank, factor)
         for k in range(n):
             set_float64(sums, word(targets, k), 0.0)
-        set_float64(sums, blank, 0.0)
         times_one(new, get_float64(p, 2 * n), get_float64(p, 2 * n + 1), n + 1)
         times(new + labels + 16, p, n)
         now = new
@@ -217,7 +213,8 @@ def backward(args, r, targets, jumps, spare, p, states, row, after, sums, times_
 
 @njit(**INNER)
 def touch(p, k, here, sums, c, factor):
-    whole = get_float64(p, 2 * k) * power(get_float64(p, 2 * k + 1))
+    m = get_float64(p, 2 * k)
+    whole = m * power(get_float64(p, 2 * k + 1)) if m > 0 else math.nan
     set_element(here, c, ${REAL}(factor * (whole - get_float64(sums, c))))
 
 
@@ -241,7 +238,7 @@ def sequence(args, r, scratch):
         set_float64(jumps, k, 1.0 if differ else 0.0)
     last = forward(args, r, targets, jumps, p, states, row, out != 0, times_, n)
     m, e = plus(get_float64(last, 2 * n), get_float64(last, 2 * n + 1),
-                get_float64(last, 4 * n + 4 - 2), get_float64(last, 4 * n + 4 - 1))
+                get_float64(last, 4 * n + 2), get_float64(last, 4 * n + 3))
     m, e = normal(m, e)
     value = -(math.log(m) + e * LN2) if m > 0 else math.inf
     if ${ZERO_INFINITY} and m == 0:
@@ -263,7 +260,7 @@ def sequence(args, r, scratch):
 
 @njit(**INNER)
 def refused(args, n):
-    """Whether lengths or labels are not what they must be."""
+    """Whether lengths or labels are not what they must be; of labels that are the blank torch has its own idea."""
     total = 0
     for r in range(n):
         times_, length = word(${INPUT_LENGTHS}, r), word(${TARGET_LENGTHS}, r)
@@ -275,7 +272,7 @@ def refused(args, n):
             return 1
         for k in range(length):
             c = word(${TARGETS}, start + k)
-            if c < 0 or c >= ${CLASSES}:
+            if c < 0 or c >= ${CLASSES} or c == ${BLANK}:
                 return 1
     return int64(not ${PADDED} and total != ${LABELS})
 
