@@ -145,7 +145,10 @@ FULL = Budget(
     network_seeds=5,
     loss_names=None,
     loss_dtypes=("float32", "float64", "bfloat16", "float16"),
-    loss_sizes=("64x10", "4096x10", "512x1000", "1024x32000", "4Ki", "64Ki", "1Mi", "4Mi", "64x64", "4096x256"),
+    loss_sizes=(
+        *("64x10", "4096x10", "512x1000", "1024x32000", "4Ki", "64Ki", "1Mi", "4Mi"),
+        *("64x64", "4096x256", "50x16x20", "150x32x29"),
+    ),
     loss_contenders=("ours", "torch", "compiled", "liger"),
     loss_seconds=0.5,
     sweep_functions=None,

@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 IGNORED = -100  # the class index that counts for nothing, torch's default
 SHARE_IGNORED = 0.1
 
-# What is timed: elements, rows x classes, or vectors x their length.
+# What is timed: elements, rows x classes, vectors x their length, or times x sequences x classes.
 ELEMENTS: dict[str, tuple[int, ...]] = {"4Ki": (4096,), "64Ki": (65_536,), "1Mi": (1 << 20,), "4Mi": (1 << 22,)}
 LOGITS: dict[str, tuple[int, ...]] = {
     "64x10": (64, 10),
@@ -35,11 +35,13 @@ LOGITS: dict[str, tuple[int, ...]] = {
     "1024x32000": (1024, 32_000),
 }
 VECTORS: dict[str, tuple[int, ...]] = {"64x64": (64, 64), "4096x256": (4096, 256)}
-SIZES = ELEMENTS | LOGITS | VECTORS
+SEQUENCES: dict[str, tuple[int, ...]] = {"50x16x20": (50, 16, 20), "150x32x29": (150, 32, 29)}
+SIZES = ELEMENTS | LOGITS | VECTORS | SEQUENCES
 
 # What is verified: large enough that a kernel takes it, and no multiple of a vector register or a block. Rows of logits
 # up to 64 classes are taken together, longer ones alone.
 VERIFIED_ELEMENTS, VERIFIED_LOGITS, VERIFIED_VECTORS = ((65_573,),), ((1025, 10), (67, 1003)), ((67, 33), (129, 300))
+VERIFIED_SEQUENCES = ((40, 3, 9), (31, 5, 70))
 VERIFIED_SCORES = ((411, 10), (67, 103))  # what torch adds up one number after the other would be off itself
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -47,6 +49,7 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 OTHERS = {"vector": 1, "two vectors": 2}
 MOST_RIGHT = 3  # classes of an example that has several
+TIMES_OF_LABEL = 4  # as many times as this for each label of a sequence
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Loss:
     @property
     def of_classes(self) -> bool:
         """Whether it takes rows of logits and class indices."""
-        return self.target in ("class", "class or ignored", "classes")
+        return self.target in ("class", "class or ignored", "classes", "sequence")
 
     @property
     def others(self) -> int:
@@ -87,12 +90,16 @@ class Loss:
     @property
     def sizes(self) -> Mapping[str, tuple[int, ...]]:
         """The sizes it can be timed on."""
+        if self.target == "sequence":
+            return SEQUENCES
         return VECTORS if self.others else LOGITS if self.of_classes else ELEMENTS
 
     @property
     def verified_shapes(self) -> tuple[tuple[int, ...], ...]:
         if self.scores:
             return VERIFIED_SCORES
+        if self.target == "sequence":
+            return VERIFIED_SEQUENCES
         return VERIFIED_VECTORS if self.others else VERIFIED_LOGITS if self.of_classes else VERIFIED_ELEMENTS
 
     @property
@@ -228,6 +235,16 @@ def _of_vectors(name: str, target: str, *, labelled: bool = False, **options: An
     return Loss(name, bound(ours), bound(F), target, ("value", "gradient"))
 
 
+def _of_sequences(function: Function) -> Function:
+    """CTC of sequences that are as long as there are times, and of all their labels."""
+
+    def loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+        times, n, _ = input.shape
+        return function(input, target, (times,) * n, (target.shape[1],) * n, reduction=reduction)
+
+    return loss
+
+
 def _own(name: str, plain: Callable[..., Tensor], target: str, *cancels: str, **constants: float) -> Loss:
     """A loss that torch does not have, with the formula of its elements."""
     mine = functools.partial(getattr(ours, name), **constants)
@@ -285,6 +302,14 @@ LOSSES: dict[str, Loss] = {
             dtypes=DTYPES[:2],
             scores=True,
         ),
+        Loss(
+            "ctc_loss",
+            _of_sequences(ours.ctc_loss),
+            _of_sequences(F.ctc_loss),
+            "sequence",
+            ("gradient",),
+            dtypes=DTYPES[:1],  # torch's float64, the reference, is itself a hundred units in the last place off
+        ),
         _of_vectors("cosine_embedding_loss", "vector", labelled=True, margin=-0.1),
         _of_vectors("triplet_margin_loss", "two vectors"),
         _of_rows("softmax_focal_loss", _softmax_focal, gamma=2.0),
@@ -336,6 +361,11 @@ def draw(loss: Loss, shape: tuple[int, ...], dtype: str, seed: int) -> tuple[Arr
         right = random.integers(0, shape[1], shape)
         right[:, MOST_RIGHT:] = -1
         return rounded(4 * random.standard_normal(shape), dtype), right.astype(np.float64)
+    if loss.target == "sequence":
+        times, n, classes = shape
+        logits = torch.from_numpy(random.standard_normal(shape))
+        labels = random.integers(1, classes, (n, times // TIMES_OF_LABEL))
+        return rounded(logits.log_softmax(2).numpy(), dtype), labels.astype(np.float64)
     if loss.of_classes:
         classes = random.integers(0, shape[1], shape[0])
         if loss.target == "class or ignored":

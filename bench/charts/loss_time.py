@@ -61,7 +61,7 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
 
 
 def of_classes(panel: pd.DataFrame) -> bool:
-    """Whether a panel's sizes are rows x classes, or vectors x their length."""
+    """Whether a panel's sizes are rows x classes, vectors x their length, or times x sequences x classes."""
     return panel["size"].str.contains("x").all()
 
 

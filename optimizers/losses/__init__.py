@@ -32,6 +32,7 @@ from .contrastive import (
     triplet_mining_loss,
 )
 from .cross_entropy import CrossEntropyLoss, cross_entropy
+from .ctc import CTCLoss, ctc_loss
 from .divergences import GeneralizedKLDiv, JensenShannonDiv, generalized_kl_div, jensen_shannon_div
 from .margins import (
     CosineEmbeddingLoss,
@@ -66,7 +67,7 @@ from .pointwise import (
     soft_margin_loss,
 )
 from .preference import DPOLoss, dpo_loss
-from .probabilities import CTCLoss, GaussianNLLLoss, NLLLoss, ctc_loss, gaussian_nll_loss, nll_loss
+from .probabilities import GaussianNLLLoss, NLLLoss, gaussian_nll_loss, nll_loss
 from .robust import (
     CauchyLoss,
     CharbonnierLoss,

@@ -1,4 +1,4 @@
-"""Negative log-likelihoods: of classes, of normal variables, and of sequences whose alignment nobody knows.
+"""Negative log-likelihoods: of classes, and of normal variables.
 
 Arguments, shapes, dtypes, warnings, errors and values at the edges are those of `torch.nn.functional` and `torch.nn`.
 """
@@ -81,20 +81,6 @@ def gaussian_nll_loss(input, target, var, full=False, eps=1e-6, reduction="mean"
     return F.gaussian_nll_loss(input, target, var, full, eps, reduction)
 
 
-def ctc_loss(
-    log_probs, targets, input_lengths, target_lengths, blank=0, reduction="mean", zero_infinity=False
-) -> Tensor:
-    """Minus the log of the summed probability of all alignments of a sequence ``(T, N, C)`` with its labels.
-
-    Labels follow in their order, repeated or with blanks between them. An impossible alignment costs ``inf`` and its
-    gradient is nan, or both are 0 with `zero_infinity`. The gradient is right for the logits before a log-softmax, but
-    not for log-probabilities that are free to be anything. It is torch's own, a recursion over time and no chain of
-    passes. Source: Graves et al., "Connectionist temporal classification", ICML 2006. See
-    `torch.nn.functional.ctc_loss`.
-    """
-    return F.ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, reduction, zero_infinity)
-
-
 class NLLLoss(nn.NLLLoss):
     """`nll_loss` as a module."""
 
@@ -122,11 +108,3 @@ class GaussianNLLLoss(nn.GaussianNLLLoss):
 
     def forward(self, input: Tensor, target: Tensor, var: Tensor | float) -> Tensor:
         return gaussian_nll_loss(input, target, var, full=self.full, eps=self.eps, reduction=self.reduction)
-
-
-class CTCLoss(nn.CTCLoss):
-    """`ctc_loss` as a module."""
-
-    def forward(self, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> Tensor:
-        options = {"blank": self.blank, "reduction": self.reduction, "zero_infinity": self.zero_infinity}
-        return ctc_loss(log_probs, targets, input_lengths, target_lengths, **options)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from optimizers.losses import margins, probabilities, vectors
+from optimizers.losses import ctc, margins, probabilities, vectors
 
 
 def value_and_gradients(loss: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -40,17 +40,17 @@ def indices(*shape: int, classes: int, seed: int = 1) -> Tensor:
 @contextmanager
 def by_rows_for_the_smallest() -> Iterator[None]:
     """Kernels of losses over rows are asked for whatever the size."""
-    before = probabilities.FEW, margins.SMALL, margins.SHORT
-    probabilities.FEW = margins.SMALL = margins.SHORT = 0
+    before = probabilities.FEW, margins.SMALL, margins.SHORT, ctc.SMALL
+    probabilities.FEW = margins.SMALL = margins.SHORT = ctc.SMALL = 0
     forget_rows()
     try:
         yield
     finally:
-        probabilities.FEW, margins.SMALL, margins.SHORT = before
+        probabilities.FEW, margins.SMALL, margins.SHORT, ctc.SMALL = before
         forget_rows()
 
 
 def forget_rows() -> None:
     """All that was prepared of those kernels, but not their machine code."""
-    for kept in (probabilities._nll, margins._multi_margin, margins._multilabel_margin, vectors._kernel):
+    for kept in (probabilities._nll, margins._multi_margin, margins._multilabel_margin, vectors._kernel, ctc._kernel):
         kept.cache_clear()

@@ -68,6 +68,8 @@ def test_torchs_samples(entry, dtype):
         ours, theirs = results(getattr(losses, name), sample), results(getattr(functional, name), sample)
         # the defaults allow for other orders of sums; torch works bfloat16 in bfloat16, we in float32
         options = {"rtol": 0.05, "atol": 0.05} if dtype == torch.bfloat16 else {}
+        if entry == "ctc_loss" and dtype == torch.float32:  # torch's gradient has three digits, ours seven
+            options = {"rtol": 5e-3, "atol": 5e-4}
         torch.testing.assert_close(ours, theirs, equal_nan=True, **options)
         n += 1
     assert n > 0

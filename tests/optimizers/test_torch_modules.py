@@ -76,7 +76,9 @@ def test_torchs_inputs_for_modules(name, dtype):
         theirs.load_state_dict(ours.state_dict())
         assert type(ours) is getattr(losses, name) and repr(ours) == repr(theirs)
         got, goal = run(ours, case.forward_input), run(theirs, case.forward_input)
-        torch.testing.assert_close(got, goal, equal_nan=True)
+        # torch's gradient of CTC has three digits in float32, ours seven
+        options = {"rtol": 5e-3, "atol": 5e-4} if (name, dtype) == ("CTCLoss", torch.float32) else {}
+        torch.testing.assert_close(got, goal, equal_nan=True, **options)
         n += 1
     assert n > 0
 
