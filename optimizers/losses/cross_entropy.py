@@ -44,7 +44,7 @@ def cross_entropy(
     waits for the GPU: the loss and the gradient of that row are nan (where torch is asked, the GPU stops the program).
     """
     if check_targets:
-        _check_targets(input, target, ignore_index)
+        check_class_indices(input, target, ignore_index)
     if (
         size_average is None
         and reduce is None
@@ -61,7 +61,7 @@ def cross_entropy(
     return F.cross_entropy(input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing)
 
 
-def _check_targets(input: Tensor, target: Tensor, ignore_index: int) -> None:
+def check_class_indices(input: Tensor, target: Tensor, ignore_index: int) -> None:
     """Waits for the device. Probabilities are no indices, and shapes and dtypes are left to the loss to refuse."""
     if input.dim() == 0 or target.is_floating_point():
         return

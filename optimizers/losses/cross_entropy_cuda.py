@@ -33,7 +33,7 @@ def loss(
     logits: ``(rows, classes)``; target: int64 class indices ``(rows,)``; weight: of the classes.
     """
     out = torch.empty_like(logits) if wanted else None
-    denominator = _denominator(logits, target, weight, ignore_index) if mean else None
+    denominator = weight_of_targets(logits, target, weight, ignore_index) if mean else None
     sums = logits.new_empty(_shape(logits)[0], dtype=torch.float64)
     _run(logits, target, weight, ignore_index, smoothing, denominator=denominator, sums=sums, out=out)
     return finished(sums, logits, denominator=denominator), out
@@ -51,15 +51,15 @@ def gradient(
 ) -> Tensor:
     """The gradient of the mean or the sum, or of the rows for as many upstream gradients."""
     out = torch.empty_like(logits)
-    denominator = _denominator(logits, target, weight, ignore_index) if mean else None
+    denominator = weight_of_targets(logits, target, weight, ignore_index) if mean else None
     upstream = upstream.contiguous()
     _run(logits, target, weight, ignore_index, smoothing, denominator=denominator, upstream=upstream, out=out)
     return out
 
 
-def _denominator(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+def weight_of_targets(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
     """What the mean is divided by, in float64: how many targets are not ignored, or their weights."""
-    rows, classes = logits.shape
+    rows, classes = target.numel(), logits.shape[1]
     shares = logits.new_empty(max(1, triton.cdiv(rows, COUNTED)), dtype=torch.float64)
     with current(logits.device):
         _count[(len(shares),)](target, weight, shares, rows, classes, ignore_index, PIECE=COUNTED, BLOCK=2048)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..executors.kernels import DTYPES
-from .cross_entropy import is_weight
-from .fused import MOST_SIZES, REDUCTIONS, Kernel, by_kernel, on, on_cpu, unwatched_pair
+from .cross_entropy import check_class_indices, is_weight
+from .fused import MOST_SIZES, REDUCTIONS, Kernel, by_kernel, on, unwatched_pair
 from .triples import GAUSSIAN_NLL
 
 #: below this many rows torch's own loops take less time than the calls around a kernel, and below this many
@@ -22,23 +22,37 @@ from .triples import GAUSSIAN_NLL
 FEW, SMALL = 16_384, 1 << 23
 
 
-def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean") -> Tensor:
+def nll_loss(
+    input,
+    target,
+    weight=None,
+    size_average=None,
+    ignore_index=-100,
+    reduce=None,
+    reduction="mean",
+    *,
+    check_targets: bool = False,
+) -> Tensor:
     """``-input[target]`` of log-probabilities ``(N, C)`` or ``(N, C, d1, ...)``: cross-entropy after its log-softmax.
 
     Only one number of each row is read, and `cross_entropy` of the logits is the pass that pays. `weight` is one number
-    for each class, and the mean is divided by their sum over the targets. A kernel on a CPU fills the gradient where it
-    gathers the values; a GPU is left to torch. See `torch.nn.functional.nll_loss`.
+    for each class, and the mean is divided by their sum over the targets. Kernels of many rows fill the gradient where
+    they gather the values. See `torch.nn.functional.nll_loss`.
+
+    check_targets: on a GPU, raise the IndexError that a CPU raises for a class index that is none. Without it nothing
+    waits for the GPU: the loss and the gradient of that row are nan (where torch is asked, the GPU stops the program).
     """
+    if check_targets:
+        check_class_indices(input, target, ignore_index)
     if (
         (input.numel() >= SMALL or target.numel() >= FEW)
         and size_average is None
         and reduce is None
         and reduction in REDUCTIONS
         and unwatched_pair(input, target)
-        and on_cpu(input)
         and (weight is None or is_weight(weight, input))
     ):
-        kernel = _nll(input.shape, input.dtype, target.shape, target.dtype, ignore_index, reduction)
+        kernel = _nll(input.device, input.shape, input.dtype, target.shape, target.dtype, ignore_index, reduction)
         if kernel is not None:
             return by_kernel(kernel, input, target, weight)
     return F.nll_loss(input, target, weight, size_average, ignore_index, reduce, reduction)
@@ -46,6 +60,7 @@ def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, r
 
 @functools.lru_cache(MOST_SIZES)
 def _nll(
+    device: torch.device,
     shape: torch.Size,
     dtype: torch.dtype,
     target_shape: torch.Size,
@@ -59,7 +74,7 @@ def _nll(
     if (target_shape, target_dtype) != (shape[:1] + shape[2:], torch.int64):
         return None
     plain = functools.partial(F.nll_loss, ignore_index=ignore_index, reduction=reduction)
-    return on(torch.device("cpu"), "by_rows_").nll(plain, shape, dtype, reduction, ignore_index)
+    return on(device, "by_rows_").nll(plain, shape, dtype, reduction, ignore_index)
 
 
 def gaussian_nll_loss(input, target, var, full=False, eps=1e-6, reduction="mean") -> Tensor:
@@ -82,10 +97,30 @@ def gaussian_nll_loss(input, target, var, full=False, eps=1e-6, reduction="mean"
 
 
 class NLLLoss(nn.NLLLoss):
-    """`nll_loss` as a module."""
+    """`nll_loss` as a module; `check_targets` as there."""
+
+    def __init__(
+        self,
+        weight=None,
+        size_average=None,
+        ignore_index=-100,
+        reduce=None,
+        reduction="mean",
+        *,
+        check_targets: bool = False,
+    ):
+        super().__init__(weight, size_average, ignore_index, reduce, reduction)
+        self.check_targets = check_targets
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return nll_loss(input, target, self.weight, ignore_index=self.ignore_index, reduction=self.reduction)
+        return nll_loss(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            check_targets=self.check_targets,
+        )
 
 
 class GaussianNLLLoss(nn.GaussianNLLLoss):

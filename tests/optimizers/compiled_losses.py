@@ -73,6 +73,8 @@ def use(dtype: torch.dtype) -> None:
     logits = torch.zeros(8, 64, dtype=dtype, requires_grad=True)
     backward(losses.cross_entropy(logits, target, weight))
     backward(losses.cross_entropy(logits, target, weight, reduction="sum", label_smoothing=0.1))
+    backward(losses.nll_loss(logits, target, weight))
+    backward(losses.nll_loss(logits, target, reduction="none"))
 
 
 def main(capability: int) -> None:

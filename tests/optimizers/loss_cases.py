@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import importlib
 import itertools
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.nn import functional
 
 from optimizers import losses
-from optimizers.losses import elementwise
 
 from .test_loss_family import CASES as MEMBERS
 from .test_loss_family import follows_float64
@@ -265,6 +264,43 @@ def many_targets_are_counted(device):
             torch.testing.assert_close(ours.double().cpu(), goal, rtol=1e-6, atol=0)
 
 
+def nll(shape, dtype, device):
+    """All options against float64, with upstream gradients that are not 1, and a target that is no class."""
+    generator = torch.Generator().manual_seed(0)
+    tolerance = 1e-12 if dtype == torch.float64 else 8 * torch.finfo(dtype).eps
+    x, weight = torch.randn(shape, generator=generator).to(dtype), torch.rand(shape[1], generator=generator).to(dtype)
+    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=generator)
+    target.view(-1)[::5] = 1
+    for reduction, weighted, ignored in itertools.product(("mean", "sum", "none"), (False, True), (-100, 1)):
+        upstream = 1.5 + torch.rand(target.shape if reduction == "none" else (), generator=generator).to(dtype)
+        answers = []
+        for loss, kind, where in ((losses.nll_loss, dtype, device), (functional.nll_loss, torch.float64, "cpu")):
+            a, w = x.to(where, kind).requires_grad_(), weight.to(where, kind) if weighted else None
+            value = loss(a, target.to(where), w, ignore_index=ignored, reduction=reduction)
+            assert loss is functional.nll_loss or "_Fused" in type(value.grad_fn).__name__
+            gradient = torch.autograd.grad(value, a, upstream.to(where, kind))[0]
+            answers.append((value.detach().double().cpu(), gradient.double().cpu()))
+        torch.testing.assert_close(*answers, rtol=tolerance, atol=tolerance / 100)
+
+
+def nll_bad_targets(device):
+    """A row whose target is no class is nan and the others are as they were; on request it is named."""
+    for bad in (3, -1, 2**62):
+        x = torch.tensor([[0.0, 1.0, 2.0]], device=device).repeat(3, 1).requires_grad_()
+        target, weight = torch.tensor([1, bad, 2], device=device), torch.tensor([1.0, 2.0, 3.0], device=device)
+        assert losses.nll_loss(x, target, weight, reduction="none").isnan().tolist() == [False, True, False]
+        value = losses.nll_loss(x, target, weight)
+        (gradient,) = torch.autograd.grad(value, x)
+        assert value.isnan() and gradient.isnan().all(1).tolist() == [False, True, False]
+        assert not gradient[[0, 2]].isnan().any()
+        try:
+            losses.NLLLoss(check_targets=True)(x, target)
+        except IndexError as error:
+            assert f"Target {bad} is out of bounds." in str(error)
+        else:
+            raise AssertionError("nothing was raised")
+
+
 def name(dtype):
     return str(dtype).removeprefix("torch.")
 
@@ -274,6 +310,7 @@ ALONE = (
     piece_boundaries, more_partial_sums_than_are_added_at_once, empty, unaligned, backward_twice, the_same_bits_again,
     halves_under_a_large_upstream_gradient, edge_rows, edge_rows_in_blocks, large_logits_keep_their_digits,
     large_logits_in_blocks, all_ignored, weights_of_zero, bad_targets, many_targets_are_counted,
+    nll_bad_targets,
 )  # fmt: skip
 CASES |= {case.__name__: case for case in ALONE}
 CASES |= {f"{c} classes": functools.partial(options, c, torch.float32) for c in (1, 2, 7, 10, 16)}
@@ -282,6 +319,10 @@ CASES |= {f"{c} classes over threads": functools.partial(spread, c, torch.float3
 for dtype in (torch.float64, torch.bfloat16, torch.float16):
     CASES |= {f"11 classes {name(dtype)}": functools.partial(options, 11, dtype)}
     CASES |= {f"27 classes in blocks {name(dtype)}": functools.partial(blocks, 27, dtype)}
+CASES |= {
+    f"nll {shape} {name(dtype)}": functools.partial(nll, shape, dtype)
+    for shape, dtype in (((520, 3), torch.float32), ((3, 4, 2, 3), torch.float64), ((7, 5), torch.float16))
+}
 #: blocks as long as they are, with a row more than 64 so that programs have several
 LONG = {f"{c} classes, {rows} rows": functools.partial(options, c, torch.float32, rows=rows)
         for c, rows in ((5, 67), (300, 23), (2049, 3), (16384, 2), (16385, 2), (3 * 4096 * 2 + 7, 2))}  # fmt: skip
@@ -289,15 +330,9 @@ LONG = {f"{c} classes, {rows} rows": functools.partial(options, c, torch.float32
 
 @contextmanager
 def kernels_for_the_smallest():
-    module = importlib.import_module("optimizers.losses.cross_entropy")
-    names = "SMALL", "SMALL_ALONE", "SMALL_ON_GPU"
-    before = [getattr(elementwise, name) for name in names], module.SMALL
-    for name in names:
-        setattr(elementwise, name, 0)
-    module.SMALL = 0
-    try:
+    modules = {"elementwise": ("SMALL", "SMALL_ALONE", "SMALL_ON_GPU"), "cross_entropy": ("SMALL",),
+               "probabilities": ("SMALL",)}  # fmt: skip
+    with ExitStack() as stack:
+        for module, names in modules.items():
+            stack.enter_context(constants(module, **dict.fromkeys(names, 0)))
         yield
-    finally:
-        for name, value in zip(names, before[0], strict=True):
-            setattr(elementwise, name, value)
-        module.SMALL = before[1]

@@ -6,7 +6,7 @@ import importlib
 import sys
 from contextlib import contextmanager
 
-from optimizers.losses import fused
+from optimizers.losses import fused, probabilities
 
 #: in which file, what is written there, the mistake, and the case that must notice it
 MUTANTS = {
@@ -40,7 +40,23 @@ MUTANTS = {
     "upstream not looked at": ("cuda", "if factor != 1:", "if False:", "piece_boundaries"),
     "first sums only": ("cuda", "in range(0, n, BLOCK)", "in range(0, 1, BLOCK)",
                         "more_partial_sums_than_are_added_at_once"),
+    "nll: classes side by side": ("by_rows_cuda", "tl.load(input + start + t * apart", "tl.load(input + start + t",
+                                  "nll (3, 4, 2, 3) float64"),
+    "nll: gradients side by side": ("by_rows_cuda", "tl.store(out + start + t * apart", "tl.store(out + start + t",
+                                    "nll (3, 4, 2, 3) float64"),
+    "nll: weight dropped": ("by_rows_cuda", "if weight is not None:", "if False:", "nll (520, 3) float32"),
+    "nll: one upstream": ("by_rows_cuda", "upstream + row", "upstream + 0 * row", "nll (520, 3) float32"),
+    "nll: ignored kept": ("by_rows_cuda", "there & (t != ignored)", "there", "nll (520, 3) float32"),
+    "nll: mean as sum": ("by_rows_cuda", "scale / tl.load(denominator)", "scale", "nll (7, 5) float16"),
+    "nll: bad values": ("by_rows_cuda", 'tl.where(good, value, float("nan"))', "value", "nll_bad_targets"),
+    "nll: bad gradients": ("by_rows_cuda", "> 0:\n            nan", "> 9:\n            nan", "nll_bad_targets"),
 }  # fmt: skip
+
+
+def forget():
+    """Kernels that were prepared are of the module that was there."""
+    fused.on.cache_clear()
+    probabilities._nll.cache_clear()
 
 
 @contextmanager
@@ -49,9 +65,9 @@ def mutant(module, text):
     full = f"optimizers.losses.{module}"
     original = importlib.import_module(full)
     sys.modules[full] = text
-    fused.on.cache_clear()
+    forget()
     try:
         yield
     finally:
         sys.modules[full] = original
-        fused.on.cache_clear()
+        forget()

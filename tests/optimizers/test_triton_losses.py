@@ -107,7 +107,7 @@ def test_nothing_waits_for_the_gpu_and_memory_is_the_gradient():
 @pytest.mark.parametrize("capability", [80, 90])
 def test_all_that_is_launched_compiles_to_wide_moves_and_64_bit_offsets(capability):
     seen = output("compiled_losses", str(capability))
-    assert {kernel["kernel"] for kernel in seen} == {"kernel", "_add", "_scale_by", "_rows", "_count"}
+    assert {kernel["kernel"] for kernel in seen} == {"kernel", "_add", "_scale_by", "_rows", "_count", "_nll"}
     for kernel in seen:
         name, tensors = kernel["kernel"], kernel["tensors"]
         shape, dtype = tensors[0]
