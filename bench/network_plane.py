@@ -80,7 +80,7 @@ def ends(
     )
     every = max(1, math.ceil(len(picks) / LOOKS))
     limit, last, bad = math.inf, [math.nan] * len(models), [-1] * len(models)
-    for step, _ in train(Stack(network, models), optimizer, data, picks[:, None], every):
+    for step, _ in train(Stack(network, models), optimizer, data, picks[:, None], range(every, len(picks), every)):
         for place, model in enumerate(models):
             if bad[place] >= 0 or (step == 0 and place > 0):  # all start alike
                 continue

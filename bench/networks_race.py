@@ -41,7 +41,7 @@ Build = Callable[[list[dict[str, Any]]], Steps]  # of parameter groups
 Trained = Callable[[Network, Data, Cell, list[float], list[tuple[int, Tensor]]], Rate]  # lr by lr, seed by seed
 STACKED, ALONE = "stacked", "one at a time"
 
-EVALUATIONS = 20  # per run, after the one of the start
+EVALUATIONS, EARLY = 20, 5  # in a run, evenly; and in each decade of steps before the first of those
 TIMED_STEPS, TIMED_SECONDS = (4, 40), 0.2  # at least so many of them, and no more where they take so long
 DIVERGED = 1e3  # times the initial loss
 # of a run, evaluations included; measured, mean over networks and optimizers
@@ -86,11 +86,18 @@ def settings_of(name: str, budget: Budget, seed: int) -> dict[str, Any]:
     return {
         "name": name,
         "steps": budget.network_steps,
-        "evaluate_every": max(1, budget.network_steps // EVALUATIONS),
+        "looks": looks(budget.network_steps),
         "seeds": budget.network_seeds,
         "seed": seed,
         "dtype": "float32",
     } | budget.own_target()
+
+
+def looks(steps: int) -> list[int]:
+    """After how many gradients a run is looked at: evenly, and early on evenly on a logarithmic axis, as scores are."""
+    every = max(1, steps // EVALUATIONS)
+    early = {round(10 ** (k / EARLY)) for k in range(int(EARLY * math.log10(every)) + 1)}
+    return sorted({*early, *range(every, steps, every), steps})
 
 
 @sweep.one_thread()
@@ -120,7 +127,7 @@ def rows_of(cell: Cell, base: float, executor: str, trained: Trained) -> list[di
 
     def make(multiples: list[float]) -> list[Rate]:
         runs = trained(network, data, cell, [base * multiple for multiple in multiples], seeds)
-        runs = [scored(points, aim, lefts) for points in runs]
+        runs = [scored(points, aim, settings["looks"], lefts) for points in runs]
         return [runs[at : at + len(seeds)] for at in range(0, len(runs), len(seeds))]
 
     judged_by = partial(worth, steps=settings["steps"], count=len(lefts))
@@ -163,14 +170,16 @@ def draw(network: Network, data: Data, cell: Cell, seed: int) -> tuple[int, Tens
     return initial, draw_picks(len(data.train_inputs), network.batch_size, cell.settings["steps"], random_numbers)
 
 
-def scored(points: list[Point], aim: float, lefts: Sequence[float] = targets.LEFT) -> list[Point]:
+def scored(points: list[Point], aim: float, looks: Sequence[int], lefts: Sequence[float] = targets.LEFT) -> list[Point]:
     """The points of a run; the last one says after how many gradients the targets were met: none by one that diverged.
 
-    A network that is trained on another loss than its own has none, but for one that is given.
+    All are judged after as many gradients: one that was looked at in between has there the last loss that it had. A
+    network that is trained on another loss than its own has no targets, but for one that is given.
     """
-    losses = [point["loss"] for point in points]
+    common = [0, *looks]
+    losses = [next(one["loss"] for one in reversed(points) if one["evaluations"] <= count) for count in common]
     failed = points[-1]["status"] == Status.DIVERGED
-    met = [] if failed else targets.first_hits(losses, [point["evaluations"] for point in points], aim, lefts)
+    met = [] if failed else targets.first_hits(losses, common, aim, lefts)
     return [*points[:-1], points[-1] | {"hits": hits.encode(met)}]
 
 
@@ -197,7 +206,7 @@ def stacked(
     optimizer = build(groups)
     picks = torch.stack([picks for _, picks in seeds], 1)
     runs: list[list[Point]] = [[] for _ in models]
-    for step, _ in train(stack, optimizer, data, picks, cell.settings["evaluate_every"]):
+    for step, _ in train(stack, optimizer, data, picks, cell.settings["looks"]):
         for model, points in zip(models, runs, strict=True):
             if not points or points[-1]["status"] == Status.OK:
                 initial = points[0]["loss"] if points else None

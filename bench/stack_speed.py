@@ -104,7 +104,7 @@ def stacked(network: Network, optimizer: str, configurations: int) -> Callable[[
     data, picks = network.data(), picks_of(network)[:, None]
 
     def turn() -> float:
-        *_, (_, seconds) = train(stack, stepper, data, picks, STEPS)
+        *_, (_, seconds) = train(stack, stepper, data, picks, ())
         return seconds
 
     return turn

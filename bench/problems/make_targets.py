@@ -84,7 +84,7 @@ def lowest(network: Network, tuned: Tuned, trials: list[Trial], seeds: range) ->
         models = [network.build(start) for start in starts]
         optimizer = tuned.build([{"params": [p for m in models for p in m.parameters()], **trial}])
         looks = []
-        for _ in train(Stack(network, models), optimizer, data, picks, EVALUATE_EVERY):
+        for _ in train(Stack(network, models), optimizer, data, picks, range(EVALUATE_EVERY, STEPS, EVALUATE_EVERY)):
             looks.append([full_loss(network, model) for model in models])
         losses = np.array(looks)
         best = np.where(np.isfinite(losses).all(0), losses.min(0), math.inf).tolist()

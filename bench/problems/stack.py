@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import torch
@@ -113,18 +113,18 @@ def draw_picks(samples: int, size: int, steps: int, random_numbers: random.Rando
 
 
 def train(
-    stack: Stack, optimizer: Steps, data: Data, picks: Tensor, evaluate_every: int
+    stack: Stack, optimizer: Steps, data: Data, picks: Tensor, looks: Iterable[int]
 ) -> Iterator[tuple[int, float]]:
     """One step of all copies for each of `picks` [steps, seeds, batch]; copy i sees the batches of seed i % seeds.
 
-    Yields the steps done and the seconds they took, at the start, every few steps and at the end. What the caller does
-    in between is off the clock, and so is the gathering of the samples.
+    Yields the steps done and the seconds they took, at the start, after as many steps as each of `looks` says, and at
+    the end. What the caller does in between is off the clock, and so is the gathering of the samples.
     """
     seconds, step, copies = 0.0, 0, len(stack.models)
     picks = picks.to(data.train_inputs.device)
     yield step, seconds
-    while step < len(picks):
-        some = picks[step : step + evaluate_every]
+    for end in [*(look for look in looks if look < len(picks)), len(picks)]:
+        some = picks[step:end]
         batches = list(zip(data.train_inputs[some], data.train_targets[some], strict=True))
         wait(data)
         begin = time.perf_counter()
@@ -133,7 +133,7 @@ def train(
             optimizer.step()
         wait(data)
         seconds += time.perf_counter() - begin
-        step += len(some)
+        step = end
         yield step, seconds
 
 

@@ -120,7 +120,7 @@ def test_rows():
     runs = {(row["lr_multiple"], row["seed"]) for row in rows}
     assert runs == {(multiple, seed) for multiple in sweep.lr_multiples(3) for seed in range(2)}
     one = [row for row in rows if row["seed"] == 0 and row["lr_multiple"] == 1]
-    assert [row["step"] for row in one] == list(range(0, 41, 2)) == [row["evaluations"] for row in one]
+    assert [row["step"] for row in one] == [0, 1, *range(2, 41, 2)] == [row["evaluations"] for row in one]
     assert one[0]["seconds"] == 0 and all(a["seconds"] < b["seconds"] for a, b in itertools.pairwise(one))
     assert one[-1]["loss"] < one[0]["loss"] and one[-1]["accuracy"] > 0.8
     assert all(row["loss"] > row["minimum"] for row in rows)
@@ -150,7 +150,9 @@ def test_divergence_ends_the_run_with_a_row_that_says_so_and_leaves_the_others()
     rows = networks_race.run(asked).rows
     for seed in range(2):
         good, bad = ([r for r in rows if r["seed"] == seed and r["lr_multiple"] == m] for m in (1.0, 1e7))
-        assert [row["status"] for row in good] == ["ok"] * 21 and good[-1]["loss"] < good[0]["loss"]
+        assert [row["status"] for row in good] == ["ok"] * (1 + len(networks_race.looks(40))) and good[-1][
+            "loss"
+        ] < good[0]["loss"]
         assert [row["status"] for row in bad] == ["ok"] * (len(bad) - 1) + ["diverged"]
         assert 0 < bad[-1]["step"] < 40 and f"at step {bad[-1]['step']}" in bad[-1]["reason"]
         assert bad[-1]["hits"] == ""
@@ -158,9 +160,9 @@ def test_divergence_ends_the_run_with_a_row_that_says_so_and_leaves_the_others()
 
 def test_a_run_that_met_targets_and_diverged_has_met_none():
     points = [{"loss": loss, "evaluations": at, "status": "ok"} for at, loss in enumerate((11.0, 2.0, 2.0))]
-    assert networks_race.scored(points, 1.0)[-1]["hits"] == "1 1 1 1"
+    assert networks_race.scored(points, 1.0, [1, 2])[-1]["hits"] == "1 1 1 1"
     points.append({"loss": math.nan, "evaluations": 3, "status": "diverged"})
-    assert networks_race.scored(points, 1.0)[-1]["hits"] == ""
+    assert networks_race.scored(points, 1.0, [1, 2, 3])[-1]["hits"] == ""
 
 
 def test_a_cell_whose_runs_have_all_diverged_ends():
@@ -184,7 +186,7 @@ def test_hits_are_gradients_to_targets_below_the_start():
     assert max(map(len, met)) >= 3
     for one in met:
         counts = [int(hit) for hit in one]
-        assert counts == sorted(counts) and all(0 < count <= 200 and count % 10 == 0 for count in counts)
+        assert counts == sorted(counts) and set(counts) <= set(networks_race.looks(200))
     still = cell("regression", "SGD")
     still.settings["lr_multiples"] = [1e-30]
     assert {row["hits"] for row in networks_race.run(still).rows if row["step"] == 40} == {""}
@@ -275,6 +277,20 @@ def test_compilation_is_off_the_clock(monkeypatch):
     assert compiled and rows[-1]["seconds"] < 0.2
     monkeypatch.undo()
     assert without_seconds(rows) == without_seconds(networks_race.run(cell("regression", "SGD", SMOKE)).rows)
+
+
+def test_early_looks_are_even_on_a_logarithmic_axis():
+    assert networks_race.looks(1000)[:10] == [1, 2, 3, 4, 6, 10, 16, 25, 40, 50]
+    assert networks_race.looks(1000)[9:] == list(range(50, 1001, 50))
+    assert networks_race.looks(2) == [1, 2] and networks_race.looks(21) == list(range(1, 22))
+
+
+def test_whoever_is_looked_at_more_often_meets_no_target_sooner():
+    """L-BFGS is looked at after each of its steps, of some twenty gradients."""
+    losses = {0: 10.0, 20: 1.0, 40: 5.0, 60: 1.0, 80: 1.0, 100: 1.0}
+    points = [{"loss": loss, "evaluations": at, "status": "ok"} for at, loss in losses.items()]
+    assert networks_race.scored(points, 1.0, [50, 100])[-1]["hits"] == "50 100 100 100 100 100 100 100 100"
+    assert networks_race.scored(points, 1.0, list(losses)[1:])[-1]["hits"].split()[-1] == "60"
 
 
 def test_a_run_s_seconds_do_not_depend_on_how_many_are_trained_together(monkeypatch):

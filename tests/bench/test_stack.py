@@ -71,7 +71,9 @@ def together(network, optimizer, dtype, steps=STEPS, multiples=MULTIPLES):
     stack = Stack(network, models)
     picks = torch.stack([picks_of(data, seed, steps) for seed in range(SEEDS)], 1)
     stepper = contenders.build("ours", optimizer, groups)
-    looks = [[full(network, m, data) for m in models] for _ in train(stack, stepper, data, picks, 5)]
+    looks = [
+        [full(network, m, data) for m in models] for _ in train(stack, stepper, data, picks, range(5, len(picks), 5))
+    ]
     return [list(run) for run in zip(*looks, strict=True)]
 
 
@@ -171,7 +173,7 @@ def test_training_is_off_and_on_the_clock_where_it_should_be():
     data, models = network.data(), built(network, torch.float32)
     stepper = torch.optim.SGD([p for model in models for p in model.parameters()], lr=0.01)
     picks = torch.stack([picks_of(data, seed, 12) for seed in range(SEEDS)], 1)
-    points = list(train(Stack(network, models), stepper, data, picks, 5))
+    points = list(train(Stack(network, models), stepper, data, picks, range(5, len(picks), 5)))
     assert [step for step, _ in points] == [0, 5, 10, 12]
     seconds = [second for _, second in points]
     assert seconds[0] == 0 and seconds == sorted(set(seconds))
