@@ -19,9 +19,10 @@ COLUMNS_READ = (
     "There are three tracks: the learning rate tuned for each problem, one for all, and the default. The other "
     "columns are of the tuned one: the interquartile mean of the speed-up over AdamW (∞ where AdamW mostly does not "
     "arrive), the share of runs better than AdamW's, the share that met the last target, the area of the performance "
-    "profile, how many decades of learning rate are nearly as good as the best, on how many problems the best was the "
-    "first or last one tried (so that a wider grid might help), and what a step costs. Which differences are more than "
-    "chance is in scores.csv, under beats."
+    "profile (of the seeds that all have in common, which are few where one of them is slow), how many decades of "
+    "learning rate are nearly as good as the best, on how many problems the best was the first or last one tried (so "
+    "that a wider grid might help), what a step takes where that was measured, and the bytes of state a parameter has. "
+    "Which differences are more than chance is in scores.csv, under beats."
 )
 # the heads of the page's score table -> columns of scores.csv
 MEASURES = {
