@@ -92,9 +92,15 @@ class _Fused(torch.autograd.Function):
         return None, *gradients
 
 
-#: the loss by its kernel, of (kernel, *tensors): without what `Function.apply` does for transforms, which do
-#: not come here, and without a call around it, since all that is not arithmetic counts where inputs are small
-by_kernel: Callable[..., Tensor] = super(torch.autograd.Function, _Fused).apply  # type: ignore[misc]
+#: without what `Function.apply` does for transforms, which do not come here
+_apply: Callable[..., Tensor] = super(torch.autograd.Function, _Fused).apply  # type: ignore[misc]
+
+
+def by_kernel(kernel: Kernel, *tensors: Tensor | None) -> Tensor:
+    """The loss by its kernel. Within the autograd function nobody can tell that gradients are off."""
+    if torch.is_grad_enabled():
+        return _apply(kernel, *tensors)
+    return kernel.forward(tensors, (False,) * len(tensors))[0]
 
 
 def unwatched(input: Tensor, devices: Container[str] = ("cpu",)) -> bool:

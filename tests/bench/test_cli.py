@@ -143,8 +143,8 @@ def test_a_real_run_and_a_real_report_write_every_csv_file(tmp_path):
     path = folder.latest(tmp_path)
     written = {file.name: file.read_bytes() for file in path.glob("*.csv")}
     assert set(written) == {f"{table}.csv" for table in run.tables.COLUMNS}
-    # a head, and of SGD and those that optimize nothing the start and twenty evaluations
-    assert len(written["networks.csv"].splitlines()) == 1 + 4 * 21
+    # a head, and of SGD and those that optimize nothing the start, two early evaluations and twenty
+    assert len(written["networks.csv"].splitlines()) == 1 + 4 * 23
     for name in written:
         (path / name).unlink()
     assert call("report", path)[0] == 0

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.testing._internal.common_methods_invocations import op_db
 
 from optimizers import losses
-from optimizers.losses import elementwise
+from optimizers.losses import elementwise, fused
 
 from .agreement import by_rows_for_the_smallest
 
@@ -160,3 +160,20 @@ def test_the_mean_of_many_halves_does_not_overflow():
 def test_the_examples_in_the_docstrings(module):
     found = doctest.testmod(importlib.import_module(f"optimizers.losses.{module}"), extraglobs={"torch": torch})
     assert found.attempted > 0 and found.failed == 0
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_no_gradient_is_made_where_gradients_are_off(mode):
+    """An evaluation that looks at a leaf would take three times as long."""
+    asked = []
+
+    class Kernel:
+        def forward(self, tensors, wanted):
+            asked.append(wanted)
+            return tensors[0].detach().sum(), [torch.ones(3) if one else None for one in wanted]
+
+    x = torch.ones(3, requires_grad=True)
+    with mode():
+        assert not fused.by_kernel(Kernel(), x, None).requires_grad
+    fused.by_kernel(Kernel(), x, None).backward()
+    assert asked == [(False, False), (True, False)] and (x.grad == 1).all()
