@@ -301,12 +301,12 @@ def keep_curve(rows: list[dict[str, Any]], rates: list[Rate], function: Function
     losses, points, kept = rates[best].curve()
     bad = int(rates[best].runs.bad_step[0])
     shown = [(place, step) for place, step in enumerate(kept) if bad < 0 or step < bad]
-    rows[best]["_losses"] = [[step, short(losses[step])] for _, step in shown]
+    rows[best]["_losses"] = [[step, float(losses[step])] for _, step in shown]  # whole: the minimum is taken off
     rows[best]["_curve_status"] = str(Status.OK if bad < 0 else Status.DIVERGED)
     if function.dimension == 2:
         rows[best]["_trace"] = [[short(x) for x in points[place]] for place, _ in shown]
 
 
 def short(number: float) -> float:
-    """Seven digits: enough for a chart, half the size in the journal."""
+    """Seven digits: enough for a place on a map, half the size in the journal."""
     return float(f"{number:.7g}")

@@ -72,9 +72,9 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
         here = table[table["panel"] == name].sort_values("lr_multiple", kind="stable")
         axis.axvline(1, color="#C4C9D0", linewidth=1.2)
         style.log_axis(axis, "x", here["lr_multiple"].min() / 1.6, here["lr_multiple"].max() * 1.6)
-        finite = here["median"][np.isfinite(here["median"]) & here["median"].gt(0)]
+        finite = here["median"][np.isfinite(here["median"])].clip(lower=FLOOR)
         if len(finite):
-            low, high = finite.clip(lower=FLOOR).min(), finite.max()
+            low, high = finite.min(), finite.max()
             style.log_axis(axis, "y", low / 1.5, high * max((high / low) ** 0.1, 1.3))
         for place, optimizer in enumerate(optimizers):
             shift = 1.35 ** (2 * (place + 0.5) / len(optimizers) - 1)

@@ -141,6 +141,14 @@ def test_sensitivity_marks_every_learning_rate_with_a_failed_run():
     assert band[:, 1].max() == axis.get_ylim()[1]  # the quartile is infinite, so the band reaches the top
 
 
+def test_sensitivity_shows_a_perfect_result_on_its_axis():
+    table = CHARTS["sensitivity"].table(example_tables(("Adam",)))
+    table.loc[table.index[0], ["median", "low", "high"]] = 0.0
+    axis = render(CHARTS["sensitivity"], table).axes[0]
+    (middle,) = [line for line in axis.lines if line.get_marker() == style.optimizer_style("Adam").marker]
+    assert axis.get_ylim()[0] < min(middle.get_ydata()) < 1e-15
+
+
 def test_sensitivity_breaks_the_line_where_the_median_failed():
     table = CHARTS["sensitivity"].table(with_failed_runs(example_tables(("Adam",)), 2))
     axis = render(CHARTS["sensitivity"], table).axes[0]

@@ -214,6 +214,15 @@ def test_a_row_counts_what_its_runs_did():
     assert row["met_8"] == 0 and row["gradients_8"] == math.inf
 
 
+def test_a_curve_comes_as_near_to_a_minimum_that_is_not_0():
+    """Rounded to a few digits, it would stay above or below the minimum by as much."""
+    budget = dataclasses.replace(SMALL, function_steps=400)
+    rows = functions_race.run(cell("six-hump-camel", "Rprop", budget)).rows
+    (best,) = [row for row in rows if "_losses" in row]
+    expected = FUNCTIONS["six-hump-camel"].minimum + best["final_gap_q1"]
+    assert best["_losses"][-1][1] == pytest.approx(expected, rel=1e-13)
+
+
 def test_the_loss_falls_and_the_curve_shows_it():
     rows = functions_race.run(cell("booth", "Rprop")).rows
     (best,) = [row for row in rows if "_trace" in row]
