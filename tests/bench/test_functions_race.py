@@ -220,7 +220,7 @@ def test_a_curve_comes_as_near_to_a_minimum_that_is_not_0():
     rows = functions_race.run(cell("six-hump-camel", "Rprop", budget)).rows
     (best,) = [row for row in rows if "_losses" in row]
     expected = FUNCTIONS["six-hump-camel"].minimum + best["final_gap_q1"]
-    assert best["_losses"][-1][1] == pytest.approx(expected, rel=1e-13)
+    assert best["_losses"][-1][1] == pytest.approx(expected, rel=1e-9)  # all seeds end there
 
 
 def test_the_loss_falls_and_the_curve_shows_it():
