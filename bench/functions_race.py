@@ -4,8 +4,8 @@ One cell is one function × one optimizer. Where an optimizer steps each element
 its runs are one call of compiled code (`bench.sweeps`), which does what the class does to the last bits; on CUDA, a
 kernel in which each thread makes a run. Else the class steps all runs as parameters of their own, which is exact too,
 because it treats every parameter by itself. Runs cannot disturb each other, not even with nan. So a run that diverges
-is simply stepped on, and what it did from its first bad step on is not counted. The column `executor` says how:
-compiled, batched, or one at a time.
+is simply stepped on, and counts as one that met no target. The column `executor` says how: compiled, batched, or one at
+a time.
 
 Of a user's own class only the step of our base class is known to look at one parameter at a time; with another one
 the runs are made one after the other. So are those of L-BFGS, which evaluates the loss itself. The budget is

@@ -1,8 +1,9 @@
 """Competitors that optimize nothing, on test functions.
 
-They always run, so that a score which they earn too is known to say nothing. Who stands still and who climbs must score
-0. Who goes straight to the origin scores what lies there: on functions whose minimum is there everything, which is why
-none of the race's is.
+They always run, so that a score which they earn too is known to say nothing. Who stands still must score 0; who climbs
+next to nothing, for on a function with many hills a step too far may end in a valley. Who goes straight to the origin
+scores what lies there: on functions whose minimum is there everything, which is why none of the race's is. Where the
+origin is still lower than the valley in which most runs begin it scores as well, and the page names those functions.
 """
 
 from __future__ import annotations

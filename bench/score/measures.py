@@ -98,7 +98,8 @@ def better(scores: Array, base: Array) -> Array:
 def good_decades(times: Array, multiples: Array) -> Array:
     """Decades of learning rate whose time to one target is within `WITHIN` times the best one's.
 
-    `times` is [learning rates, ...]. A learning rate stands for half the way to its neighbours on either side.
+    `times` is [learning rates, ...]. A learning rate stands for half the way to its neighbours on either side,
+    the first and the last for as much beyond the grid.
     """
     if len(multiples) < 2:
         return np.full(times.shape[1:], np.nan)
