@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench import sweep
+from bench import own, sweep
 from bench.problems.disturbance import Evaluate, Oracle
 from bench.problems.function import Function
 from bench.score import hits
@@ -203,8 +203,12 @@ def apart(
     evaluate: Evaluate | None = None,
 ) -> Descent:
     """As `batched`, with an optimizer of its own for each run."""
+
+    def alone(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return own.anchored(make_optimizer(groups))
+
     runs = [
-        batched(function, make_optimizer, starts.take(slice(seed, seed + 1)), [lr], steps, device, evaluate)
+        batched(function, alone, starts.take(slice(seed, seed + 1)), [lr], steps, device, evaluate)
         for lr in lrs
         for seed in range(len(starts.losses))
     ]

@@ -156,7 +156,7 @@ def compiles(optimizer: str, device: str, function: Function) -> bool:
         return False
     from bench.sweeps import cuda_source, engine
 
-    if not engine.elementwise(contenders.class_of(optimizer)):
+    if TRAITS[optimizer].apart or not engine.elementwise(contenders.class_of(optimizer)):
         return False
     return device == "cpu" or not cuda_source.refusal(function)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import sweep
+from bench import own, sweep
 from bench.networks_race import judge, limit_of
 from bench.problems.data import Data
 from bench.problems.networks import Network
@@ -75,12 +75,15 @@ def ends(
 ) -> list[tuple[float, int]]:
     """Of a run with each of `groups`: the last loss, and the step at which it was seen to have diverged, or -1."""
     models = [network.build(initial) for _ in groups]
+    stack = Stack(network, models)
     optimizer = cls(
         [{"params": list(model.parameters()), **group} for model, group in zip(models, groups, strict=True)]
     )
+    if len(models) == 1:  # it may be a user's
+        optimizer = own.anchored(optimizer)
     every = max(1, math.ceil(len(picks) / LOOKS))
     limit, last, bad = math.inf, [math.nan] * len(models), [-1] * len(models)
-    for step, _ in train(Stack(network, models), optimizer, data, picks[:, None], range(every, len(picks), every)):
+    for step, _ in train(stack, optimizer, data, picks[:, None], range(every, len(picks), every)):
         for place, model in enumerate(models):
             if bad[place] >= 0 or (step == 0 and place > 0):  # all start alike
                 continue

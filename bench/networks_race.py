@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import contenders, sweep
+from bench import contenders, own, sweep
 from bench.budgets import Budget
 from bench.cell import Cell, Outcome, Status
 from bench.contenders import TRAITS, Takes
@@ -226,8 +226,12 @@ def apart(
     each: float,
 ) -> list[list[Point]]:
     """As `stacked`, with an optimizer of its own for each run."""
+
+    def alone(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return own.anchored(build(groups))
+
     return [
-        points for lr in lrs for seed in seeds for points in stacked(network, data, cell, [lr], [seed], build, each)
+        points for lr in lrs for seed in seeds for points in stacked(network, data, cell, [lr], [seed], alone, each)
     ]
 
 

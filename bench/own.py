@@ -21,6 +21,7 @@ from bench.errors import BenchError, Exit, first_line, unknown
 from optimizers import Optimizer
 
 HOW = "file.py:Class or package.module:Class"
+BY_RULE = ("step", "update", "initialize", "slots", "states")  # with those of our base class the rule is all there is
 LIBRARIES = ("torch", "optimizers")  # whose classes and versions the environment of a run names anyway
 
 
@@ -55,15 +56,14 @@ def add(place: str) -> str:
     before = TRAITS.get(name)
     if before is not None and files(before.own) != files(cls):
         raise refused(place, f"two classes of yours are called {name}, and rows go by names; rename one of them")
-    check(place, cls)
+    built = check(place, cls)
     ours = issubclass(cls, Optimizer)
     TRAITS[name] = Traits(
         foreach=False,
         eager=None,
         kernels=cls.algorithm.kernels if ours else (),
         half_kernels=ours and cls.algorithm.half_kernels,
-        # The base class steps each parameter by itself; what another step looks at, only its author knows.
-        apart=not (ours and cls.step is Optimizer.step),
+        apart=not (ours and by_rule(built)),
         own=cls,
         place=place,
         source=digest(cls),
@@ -111,8 +111,17 @@ def load_file(path: Path) -> ModuleType:
     return module
 
 
-def check(place: str, cls: type) -> None:
-    """Whether it can be built from parameters alone, has a learning rate to start from, and steps on gradients."""
+def by_rule(built: Optimizer) -> bool:
+    """Whether an optimizer steps each parameter by itself, by its rule and nothing else.
+
+    What methods of its own or hooks look at and change, only its author knows.
+    """
+    hooks = built._optimizer_step_pre_hooks or built._optimizer_step_post_hooks
+    return not hooks and all(getattr(type(built), name) is getattr(Optimizer, name) for name in BY_RULE)
+
+
+def check(place: str, cls: type) -> torch.optim.Optimizer:
+    """One over a vector, if it can be built from parameters alone, has a default lr, and steps on gradients."""
     parameters = list(inspect.signature(cls).parameters.values())
     if needed := [one.name for one in parameters[1:] if is_needed(one)]:
         names = ", ".join(needed)
@@ -137,6 +146,24 @@ def check(place: str, cls: type) -> None:
             f"the step of {cls.__name__} needs a closure, and what is raced here steps on gradients that are there; "
             "write step(self, closure=None)",
         )
+    return built
+
+
+def anchored(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The same, whose parameters and gradients stay in the memory that a race writes to and reads from.
+
+    A class may give them other memory in its step: ``p.data = p.data - lr * p.grad``, ``p.grad = None``.
+    """
+    kept = [(p, p.data, p.grad) for group in optimizer.param_groups for p in group["params"]]
+
+    def put_back(*_: object) -> None:
+        for p, data, gradient in kept:
+            if p.data_ptr() != data.data_ptr():
+                data.copy_(p.data)
+            p.grad = gradient
+
+    optimizer.register_step_post_hook(put_back)
+    return optimizer
 
 
 def is_needed(parameter: inspect.Parameter) -> bool:

@@ -37,4 +37,32 @@ class NormSGD(torch.optim.Optimizer):
             for p in group["params"]:
                 p.sub_(group["lr"] / norm * p.grad)
 """
+# with a rule of ours, and more than the rule: all parameters at once again
+BESIDE_ITS_RULE = {
+    "in update": """
+    def update(self, scale):
+        shrink(self)
+        super().update(scale)
+""",
+    "in a hook": """
+    def __init__(self, params, lr=0.01):
+        super().__init__(params, lr=lr)
+        self.register_step_pre_hook(lambda optimizer, *arguments: shrink(optimizer))
+""",
+}
+SHRINKING = """
+from optimizers import SGD
+
+def shrink(optimizer):
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+    norm = sum(g.square().sum() for g in gradients).sqrt()
+    for g in gradients:
+        g.div_(norm)
+
+class Shrinking(SGD):"""
+# the same as in place, each in its own words
+REBINDING = {
+    "parameters": NORM.replace('p.sub_(group["lr"] / norm * p.grad)', 'p.data = p - group["lr"] / norm * p.grad'),
+    "gradients": NORM + "                p.grad = None\n",
+}
 OPTIMIZER = "import torch\nclass Mine(torch.optim.Optimizer):\n"

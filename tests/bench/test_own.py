@@ -32,7 +32,7 @@ from bench.runner import Runner
 from bench.score import costs
 from bench.starts import starts
 from bench.workload import make_workload
-from tests.bench.own_classes import LION, NORM, SIGN
+from tests.bench.own_classes import BESIDE_ITS_RULE, LION, NORM, REBINDING, SHRINKING, SIGN
 from tests.bench.test_cli import call
 
 
@@ -131,7 +131,16 @@ def test_a_run_measures_it_wherever_it_can(both, tmp_path):
     assert {record.cell.settings["source"] for record in journal.read(path) if record.cell.optimizer == "Lion"} != {""}
 
 
-@pytest.mark.parametrize("text", [LION, SIGN, NORM], ids=["Lion", "SignSGD", "NormSGD"])
+CLASSES = {
+    "Lion": LION,
+    "SignSGD": SIGN,
+    "NormSGD": NORM,
+    **{name: SHRINKING + more for name, more in BESIDE_ITS_RULE.items()},
+    **REBINDING,
+}
+
+
+@pytest.mark.parametrize("text", CLASSES.values(), ids=CLASSES)
 def test_each_run_on_a_function_is_that_of_the_class_alone(write, text):
     name = own.named(write(text, text.split("class ")[1].split("(")[0]))
     function, lrs = named("rosenbrock"), [0.001, 0.02]
@@ -156,8 +165,9 @@ def test_to_share_a_step_would_have_changed_it(write):
     assert shared.losses[-1, 0] != pytest.approx(by_hand(function, name, begins.points[0], 0.02, 25), rel=1e-3)
 
 
-def test_each_run_on_a_network_is_that_of_the_class_alone(write):
-    name = own.named(write(NORM, "NormSGD"))
+@pytest.mark.parametrize("text", [NORM, *REBINDING.values()], ids=["in place", *REBINDING])
+def test_each_run_on_a_network_is_that_of_the_class_alone(write, text):
+    name = own.named(write(text, "NormSGD"))
     race = {"seeds": 2, "steps": 20, "lrs": "1,3"}
     (cell,) = plan.make("smoke", "cpu", [name], ["regression"], 0, ["networks"], race=race).cells
     rows = networks_race.run(cell).rows
@@ -223,6 +233,17 @@ def test_a_run_in_the_map_of_a_network_is_not_changed_by_others(write):
     few = hyper_map.make(place, "regression", "lr", "weight", 2, 20, *limits)
     np.testing.assert_array_equal(many.gaps[::2, ::2], few.gaps)
     assert len(np.unique(many.gaps)) == 3  # of lr; the weight does nothing
+
+
+@pytest.mark.parametrize("problem", ["booth", "regression"])
+@pytest.mark.parametrize("text", REBINDING.values(), ids=REBINDING)
+def test_a_map_of_a_class_that_puts_other_tensors_in_place(write, text, problem):
+    def gaps(text):
+        text = text.replace("lr=0.01", "lr=0.01, weight=1.0").replace('{"lr": lr}', '{"lr": lr, "weight": weight}')
+        place = write(text, "NormSGD")
+        return hyper_map.make(place, problem, "lr", "weight", 2, 8, "0.01:0.1", "1:2").gaps
+
+    np.testing.assert_array_equal(gaps(text), gaps(NORM))
 
 
 def test_what_diverges_in_a_map_says_when(write):
