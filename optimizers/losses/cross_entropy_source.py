@@ -162,7 +162,8 @@ def set_scales(args, what, denominator, all_weights):
         # all ignored: nan, with a gradient of 0
         value_scale = 1 / denominator if denominator != 0 else math.nan
         upstream = upstream / denominator if denominator != 0 else 0.0
-    set_float64(numbers, 2, all_weights)
+    # without smoothing nobody asks for them, and one that is infinite may not meet a factor of 0
+    set_float64(numbers, 2, all_weights if get_float64(numbers, 1) > 0 else 0.0)
     set_float64(numbers, 3, upstream)
     set_float64(numbers, 4, value_scale)
 

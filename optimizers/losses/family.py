@@ -50,7 +50,7 @@ def smooth_l1(x, y, beta):
 
 def smooth_l1_slope(x, y, beta):
     d = x - y
-    return where(absolute(d) < beta, d / beta, sign(d))
+    return where(absolute(d) >= beta, sign(d), d / beta)  # nan stays
 
 
 def huber(x, y, delta):
@@ -174,11 +174,12 @@ def exact_soft_margin_slope(x, y):
 
 
 def hinge_embedding(x, y, margin):
-    return where(y != 1, maximum(margin - x, 0), 0 * x) + where(y != -1, x, 0 * x)
+    # nothing is 0 times the target, which is finite
+    return where(y != 1, maximum(margin - x, 0), 0 * y) + where(y != -1, x, 0 * y)
 
 
 def hinge_embedding_slope(x, y, margin):
-    return where(y != 1, where(x <= margin, -1 + 0 * x, 0 * x), 0 * x) + where(y != -1, 1 + 0 * x, 0 * x)
+    return where(y != 1, where(x <= margin, -1 + 0 * y, 0 * y), 0 * y) + where(y != -1, 1 + 0 * y, 0 * y)
 
 
 def log_cosh(x, y):

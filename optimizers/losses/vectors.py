@@ -112,7 +112,8 @@ def triplet_terms(a, p, n, margin, eps):
 def triplet_loss(near, far, label, margin, eps):
     value = margin + sqrt(near) - sqrt(far)
     half = where(value >= 0, 0.5, 0)
-    return maximum(value, 0), where(near > 0, half / sqrt(near), 0), where(far > 0, -half / sqrt(far), 0)
+    # nan stays
+    return maximum(value, 0), where(near == 0, 0, half / sqrt(near)), where(far == 0, 0, -half / sqrt(far))
 
 
 def triplet_pull_anchor(a, p, n, near, far, margin, eps):
@@ -136,9 +137,9 @@ def swapped_loss(near, far, across, label, margin, eps):
     value = margin + sqrt(near) - sqrt(minimum(far, across))
     half = where(value >= 0, 0.5, 0)
     share = where(far < across, 1, where(far == across, 0.5, 0))  # of the two distances that are equal, as torch's
-    by_far = where(far > 0, -half * share / sqrt(far), 0)
-    by_across = where(across > 0, -half * (1 - share) / sqrt(across), 0)
-    return maximum(value, 0), where(near > 0, half / sqrt(near), 0), by_far, by_across
+    by_far = where(far == 0, 0, -half * share / sqrt(far))
+    by_across = where(across == 0, 0, -half * (1 - share) / sqrt(across))
+    return maximum(value, 0), where(near == 0, 0, half / sqrt(near)), by_far, by_across
 
 
 def swapped_pull_anchor(a, p, n, near, far, across, margin, eps):

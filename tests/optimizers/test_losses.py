@@ -177,3 +177,44 @@ def test_no_gradient_is_made_where_gradients_are_off(mode):
         assert not fused.by_kernel(Kernel(), x, None).requires_grad
     fused.by_kernel(Kernel(), x, None).backward()
     assert asked == [(False, False), (True, False)] and (x.grad == 1).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["l1", "mse", "huber", "smooth_l1", "hinge_embedding"])
+def test_what_is_not_finite_shows_in_the_gradient_as_in_torch(name, bad):
+    x, y = torch.linspace(-2, 2, 4096), torch.tensor([1.0, -1.0]).repeat(2048)
+    x[100:102] = bad
+    found = []
+    for library in (losses, functional):
+        own = x.clone().requires_grad_()
+        values = getattr(library, f"{name}_loss")(own, y, reduction="none")
+        getattr(library, f"{name}_loss")(own, y, reduction="sum").backward()
+        found.append((values.detach(), own.grad))
+    torch.testing.assert_close(found[0], found[1], equal_nan=True)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("place", range(3))
+def test_nan_in_a_triplet_shows_in_the_gradients_as_in_torch(place, swap):
+    vectors = torch.randn(3, 128, 64, generator=torch.Generator().manual_seed(0))
+    vectors[place, 5, 7] = float("nan")
+    found = []
+    for library in (losses, functional):
+        own = [vector.clone().requires_grad_() for vector in vectors]
+        library.triplet_margin_loss(*own, swap=swap, reduction="sum").backward()
+        found.append([vector.grad for vector in own])
+    torch.testing.assert_close(found[0], found[1], equal_nan=True, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 5000), (512, 10), (300, 10, 30)])
+def test_the_weight_of_a_class_that_no_target_has_changes_nothing(shape):
+    """One over the number of its examples is infinite."""
+    x, target = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.zeros(shape[0], *shape[2:]).long()
+    weight = torch.ones(shape[1])
+    weight[7] = float("inf")
+    found = []
+    for library in (losses, functional):
+        own = x.clone().requires_grad_()
+        library.cross_entropy(own, target, weight).backward()
+        found.append(own.grad)
+    torch.testing.assert_close(found[0], found[1])
