@@ -65,7 +65,8 @@ def _fast(log_probs, targets, input_lengths, target_lengths, blank, reduction, z
 def _work(log_probs: Tensor, targets: Tensor) -> int:
     """What there is to do: the states of all times and, if the gradient is wanted, as many again and all classes."""
     states = len(log_probs) * targets.numel()
-    return 2 * states + log_probs.numel() // 16 if log_probs.requires_grad else states
+    wanted = log_probs.requires_grad and torch.is_grad_enabled()
+    return 2 * states + log_probs.numel() // 16 if wanted else states
 
 
 def _lengths(those, n: int) -> Tensor | None:
