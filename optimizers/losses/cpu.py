@@ -240,7 +240,9 @@ def _block(loss: Elementwise, what: int, dtype: torch.dtype, constants: int, wan
     body += ["scale = element(other_at, i)"] if what == GRADIENTS else []
     body += [f"set_element(other_at, i, value({elements}))"] if what == VALUES else []
     body += [f"set_element(out{k}, i, scale * slope{k}({elements}))" for k in slopes]
-    names["PART"] = real if HEAVY.intersection(loss.value.__code__.co_names) else "float64"
+    heavy = not HEAVY.isdisjoint(loss.value.__code__.co_names)
+    names["PART"] = real if heavy else "float64"
+    names["WIDE"] = "wide_vectors()" if heavy else ""  # a few of them cost more time than they save
     if what in (SUM, SUM_AND_GRADIENT):
         body.append(f"part = add(part, {names['PART']}(value({elements})))")
     functions = {"value": loss.value} | {f"slope{k}": slope for k, slope in slopes.items()}
@@ -260,7 +262,7 @@ ${FUNCTIONS}
 
 @cfunc("intp(intp, intp, intp, intp, intp)", cache=True, **OPTIONS)
 def block(args, begin, end, sums, stage):
-    wide_vectors()
+    ${WIDE}
     numbers, other, n = word(args, 0), word(args, 1), end - begin
 """
 
